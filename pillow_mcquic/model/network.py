@@ -1,0 +1,317 @@
+"""The whole model: transforms, residual vector quantisers, means and class networks.
+
+An image x is analysed into three latents, coarse to fine: y3 at 1/64, y2 at 1/32 and y1 at 1/16 of its
+resolution.  y3 is quantised first; its codewords predict the mean of y2; those of y2 predict the mean of
+y1; the synthesis transform turns y1 and the features met on the way back into pixels.  This is the cascade
+of McQuic (Zhu et al., CVPR 2022, arXiv 2203.10897, section 3) with three changes: the latents are residuals
+around predicted means (their conditional mixture, equation 7), a linear KLT shortcut runs beside the
+networks, and the probability table of every codeword is chosen by a class network that sees codewords only.
+
+Shapes in the comments: B batch, H x W pixels (multiples of 16 here), (h, w) = (H/16, W/16) the level-1 grid;
+each coarser grid is the finer one halved, rounded up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .quantiser import Bank, Quantiser
+
+QUALITIES = 8
+MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the model; saved with the weights, enough to rebuild the networks."""
+
+    # analysis transform: blocks at 1/8, then at 1/16
+    analysis_width_8: int = 128
+    analysis_blocks_8: int = 2
+    analysis_width_16: int = 320
+    analysis_blocks_16: int = 4
+    # hyper transforms and means at 1/64, 1/32 and 1/16
+    hyper_width: int = 192
+    means_blocks: int = 2
+    # synthesis transform: blocks at 1/16, then at 1/8
+    synthesis_width_16: int = 192
+    synthesis_blocks_16: int = 3
+    synthesis_width_8: int = 96
+    synthesis_blocks_8: int = 2
+    # class networks
+    class_width: int = 96
+    classes: int = 24
+    # quantisers: banks of codebooks of one dimension, each with its residual stages (words, initial scale)
+    level1: tuple[Bank, ...] = (
+        Bank(groups=8, dim=1, stages=((256, 1.0),)),
+        Bank(groups=12, dim=2, stages=((64, 16.0), (256, 1.0))),
+        Bank(groups=16, dim=4, stages=((64, 14.0), (64, 3.6), (256, 1.0))),
+        Bank(groups=20, dim=8, stages=((241, 7.0), (241, 2.6), (256, 1.0))),
+    )
+    level2: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
+    level3: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
+
+    def banks(self, level: int) -> tuple[Bank, ...]:
+        """The banks of level 1, 2 or 3."""
+        return (self.level1, self.level2, self.level3)[level - 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and dicts, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`, also after a trip through JSON."""
+        values = dict(values)
+        for key in ("level1", "level2", "level3"):
+            values[key] = tuple(
+                Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"]))
+                for b in values[key]
+            )
+        return cls(**values)
+
+
+def at_quality(table: Tensor, quality: Tensor) -> Tensor:
+    """Rows of a per-quality table (8, C) interpolated at quality (B,) in 1..8 -> (B, C)."""
+    low = (quality.detach() - 1).floor().clamp(0, QUALITIES - 2).long()
+    return torch.lerp(table[low], table[low + 1], (quality - 1 - low)[:, None])
+
+
+def per_channel(rows: Tensor) -> Tensor:
+    """(B, C) -> (B, C, 1, 1), to broadcast over positions."""
+    return rows[:, :, None, None]
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale / math.sqrt(inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Block(nn.Module):
+    """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enter = Pointwise(width, width, 1.4)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.leave = Pointwise(width, width, 0.3)
+        self.expand = Pointwise(width, 2 * width, 1.4)
+        self.contract = Pointwise(2 * width, width, 0.3)
+        with torch.no_grad():
+            self.depthwise.weight.mul_(0.3)
+            self.depthwise.weight[:, :, 1, 1] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1)))
+        return x + self.contract(F.leaky_relu(self.expand(x), 0.1))
+
+
+class Down(nn.Module):
+    """Halve the resolution: (B, C, h, w) -> (B, outputs, ceil(h/2), ceil(w/2)), edges replicated."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.mix = Pointwise(inputs * 4, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        if h % 2 or w % 2:
+            x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
+        return self.mix(F.pixel_unshuffle(x, 2))
+
+
+class Up(nn.Module):
+    """Double the resolution; the caller crops the odd row or column away."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.mix = Pointwise(inputs, outputs * 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.mix(x), 2)
+
+
+class Gain(nn.Module):
+    """Per-channel scale that depends on quality: one set of weights serves all rates."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.zeros(QUALITIES, width))
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        return x * per_channel(torch.exp(at_quality(self.log, quality)).to(x.dtype))
+
+
+def blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width) for _ in range(count)))
+
+
+class ClassNetwork(nn.Module):
+    """Codewords of the coarser levels and quality -> fractional class of every group one level finer.
+
+    Trained in float; `prior.py` runs the same network in integers, exactly, everywhere.  Hence its shape:
+    clamped ReLU, an unfolded 3x3 neighbourhood instead of a convolution, no normalisation.
+    """
+
+    LIMIT = 255.0  # activations are clamped here, so that integer sums have a bound
+    SCALE_IN = 0.25  # of codewords, SCALE_OUT of classes: keep the weights themselves near one
+    SCALE_OUT = 4.0
+
+    def __init__(self, inputs: int, groups: int, width: int) -> None:
+        super().__init__()
+        self.enter = Pointwise(inputs, width, 1.4)
+        self.neighbours = Pointwise(width * 9, width, 0.7)
+        self.leave = Pointwise(width, groups * 4, 0.3)
+        self.hidden_bias = nn.Parameter(torch.zeros(QUALITIES, width))
+        self.class_bias = nn.Parameter(torch.zeros(QUALITIES, groups))
+
+    def forward(self, embedding: Tensor, quality: Tensor) -> Tensor:
+        """Sums of codewords (B, inputs, h, w) -> classes (B, groups, 2h, 2w), float32."""
+        x = self.enter(embedding * self.SCALE_IN) + per_channel(at_quality(self.hidden_bias, quality))
+        x = x.clamp(0, self.LIMIT)
+        B, _, h, w = x.shape
+        near = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
+        x = (x + self.neighbours(near).clamp(min=0)).clamp(max=self.LIMIT)
+        classes = F.pixel_shuffle(self.leave(x) * self.SCALE_OUT, 2)
+        return classes + per_channel(at_quality(self.class_bias, quality))
+
+
+class Model(nn.Module):
+    """Everything that turns pixels into codewords and codewords into pixels.
+
+    `klt` = (basis (C, 768), mean (768,), deviation (C,)) of 16x16x3 training patches initialises the linear
+    shortcut; it is only needed to start a training run.
+    """
+
+    REFERENCE_GAIN = 5.7  # steps per unit of pixel value at the lambda the KLT is scaled for
+
+    def __init__(self, config: Config, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        self.quantiser1 = Quantiser(c.level1)
+        self.quantiser2 = Quantiser(c.level2)
+        self.quantiser3 = Quantiser(c.level3)
+        n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
+        hyper = c.hyper_width
+
+        self.analysis_8 = nn.Sequential(
+            Pointwise(192, c.analysis_width_8, 2.0), blocks(c.analysis_width_8, c.analysis_blocks_8)
+        )
+        self.analysis_down = Down(c.analysis_width_8, c.analysis_width_16)
+        self.analysis_gain_8 = Gain(c.analysis_width_16)
+        self.analysis_16 = blocks(c.analysis_width_16, c.analysis_blocks_16)
+        self.analysis_gain_16 = Gain(c.analysis_width_16)
+        self.analysis_head = Pointwise(c.analysis_width_16, n1, 0.01)
+
+        self.hyper_analysis_2 = nn.Sequential(Down(n1, hyper), blocks(hyper, 1))
+        self.hyper_gain_2 = Gain(hyper)
+        self.hyper_head_2 = Pointwise(hyper, n2)
+        self.hyper_analysis_3 = nn.Sequential(Down(hyper, hyper), blocks(hyper, 1))
+        self.hyper_gain_3 = Gain(hyper)
+        self.hyper_head_3 = Pointwise(hyper, n3)
+
+        self.features_3 = nn.Sequential(Pointwise(n3, hyper), blocks(hyper, 1), Up(hyper, hyper))
+        self.features_gain_3 = Gain(hyper)
+        self.means_2 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n2, 0.1))
+        self.features_2 = nn.Sequential(
+            Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper)
+        )
+        self.features_gain_2 = Gain(hyper)
+        self.means_1 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n1, 0.1))
+
+        self.synthesis_16 = nn.Sequential(
+            Pointwise(n1 + hyper, c.synthesis_width_16),
+            blocks(c.synthesis_width_16, c.synthesis_blocks_16),
+            Up(c.synthesis_width_16, c.synthesis_width_8),
+        )
+        self.synthesis_gain_16 = Gain(c.synthesis_width_8)
+        self.synthesis_8 = blocks(c.synthesis_width_8, c.synthesis_blocks_8)
+        self.synthesis_gain_8 = Gain(c.synthesis_width_8)
+        self.synthesis_head = Pointwise(c.synthesis_width_8, 192, 0.01)
+
+        if klt is None:
+            klt = torch.zeros(n1, 768), torch.zeros(768), torch.ones(n1)
+        basis, mean, deviation = klt
+        self.klt_analysis = nn.Parameter(basis * self.REFERENCE_GAIN)  # (n1, 768)
+        self.klt_synthesis = nn.Parameter(basis.t().contiguous() / self.REFERENCE_GAIN)  # (768, n1)
+        self.register_buffer("patch_mean", mean.clone())  # (768,)
+        self.register_buffer("deviation", deviation * self.REFERENCE_GAIN)  # of each y1 channel
+
+        # log of quantiser steps per unit of latent, for each quality and channel
+        self.log_gain_1 = nn.Parameter(torch.zeros(QUALITIES, n1))
+        self.log_gain_2 = nn.Parameter(torch.zeros(QUALITIES, n2))
+        self.log_gain_3 = nn.Parameter(torch.zeros(QUALITIES, n3))
+
+        # y3 has static classes; those of y2 and y1 follow from the codewords of the levels above
+        self.class_3 = nn.Parameter(torch.full((QUALITIES, self.quantiser3.groups), 11.0))
+        self.class_network_2 = ClassNetwork(n3, self.quantiser2.groups, c.class_width)
+        self.class_network_1 = ClassNetwork(n2 + n3, self.quantiser1.groups, c.class_width)
+
+    # --- the steps of encoding and decoding, each local: the codec may run them tile by tile ---
+
+    def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
+        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: 6 positions."""
+        with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
+            patches = F.pixel_unshuffle(x.float(), 16) - self.patch_mean.view(1, -1, 1, 1)
+            linear = F.conv2d(patches, self.klt_analysis[:, :, None, None])
+        t = self.analysis_8(F.pixel_unshuffle(x - 0.5, 8))
+        t = self.analysis_gain_8(self.analysis_down(t), quality)
+        t = self.analysis_gain_16(self.analysis_16(t), quality)
+        spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
+        return linear + self.analysis_head(t).float() * spread
+
+    def hyper_analyse(self, y1: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """y1 -> y2 (B, n2, h/2, w/2), y3 (B, n3, h/4, w/4), both float32."""
+        t = self.hyper_gain_2(self.hyper_analysis_2(y1 / self.deviation.view(1, -1, 1, 1)), quality)
+        y2 = self.hyper_head_2(t).float() * MEAN_SCALE
+        t = self.hyper_gain_3(self.hyper_analysis_3(t), quality)
+        return y2, self.hyper_head_3(t).float() * MEAN_SCALE
+
+    def predict_2(self, z3: Tensor, quality: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Quantised y3 -> features on the level-2 grid `size`, and the mean of y2."""
+        t = self.features_3(z3 / MEAN_SCALE)[:, :, : size[0], : size[1]]
+        t = self.features_gain_3(t, quality)
+        return t, self.means_2(t).float() * MEAN_SCALE
+
+    def predict_1(self, z2: Tensor, features: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
+        """Quantised y2 and the level-2 features -> features on the level-1 grid `size`."""
+        t = self.features_2(torch.cat([z2 / MEAN_SCALE, features.to(z2.dtype)], 1))
+        return self.features_gain_2(t[:, :, : size[0], : size[1]], quality)
+
+    def mean_1(self, features: Tensor) -> Tensor:
+        """Level-1 features -> mean of y1, float32.  Reach: 1 position."""
+        return self.means_1(features).float() * self.deviation.view(1, -1, 1, 1)
+
+    def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""
+        with torch.autocast(z1.device.type, enabled=False):
+            patches = F.conv2d(z1.float(), self.klt_synthesis[:, :, None, None])
+            linear = F.pixel_shuffle(patches + self.patch_mean.view(1, -1, 1, 1), 16)
+        normal = z1 / self.deviation.view(1, -1, 1, 1)
+        t = self.synthesis_16(torch.cat([normal, features.to(normal.dtype)], 1))
+        t = self.synthesis_8(self.synthesis_gain_16(t, quality))
+        t = self.synthesis_head(self.synthesis_gain_8(t, quality))
+        return linear + F.pixel_shuffle(t, 8).float()
+
+    def static_classes(self, quality: Tensor, size: tuple[int, int]) -> Tensor:
+        """Fractional classes of y3: they depend on quality alone."""
+        return per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *size)
+
+    def gain(self, level: int, quality: Tensor) -> Tensor:
+        """Quantiser steps per unit of latent: (B, channels, 1, 1)."""
+        table = (self.log_gain_1, self.log_gain_2, self.log_gain_3)[level - 1]
+        return per_channel(torch.exp(at_quality(table, quality)))

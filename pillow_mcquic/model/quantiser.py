@@ -1,0 +1,150 @@
+"""Residual multi-codebook vector quantiser with codebooks of mixed dimension.
+
+A latent's channels are cut into groups; each group has its own codebooks (McQuic section 3.2), one per
+residual stage, coarse to fine: a stage quantises what the stages before it left over.  Several stages give
+the range that textured patches need, and an all-zero coarse word costs next to nothing where the prior's
+class says "quiet".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+CHUNK = 512  # positions searched at once: the distances stay in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """`groups` groups of `dim` channels, all with the residual stages (codewords, initial scale)."""
+
+    groups: int
+    dim: int
+    stages: tuple[tuple[int, float], ...]
+
+    @property
+    def symbols(self) -> int:
+        """Codes per position."""
+        return self.groups * len(self.stages)
+
+
+def lattice(words: int, dim: int, seed: int) -> Tensor:
+    """The shortest `words` points of the best lattice of 1, 2, 4 or 8 dimensions, unit cell volume.
+
+    Z, A2, D4 and E8; sorted by norm, so word 0 is zero; `seed` shuffles points of equal norm.
+    """
+    if dim == 1:
+        points = np.arange(-words, words + 1, dtype=np.float64)[:, None]
+    elif dim == 2:
+        a, b = np.meshgrid(np.arange(-20, 21), np.arange(-20, 21))
+        points = np.stack([a.ravel() + 0.5 * b.ravel(), b.ravel() * math.sqrt(3) / 2], 1)
+        points /= math.sqrt(math.sqrt(3) / 2)
+    elif dim == 4:
+        points = np.array([p for p in itertools.product(range(-4, 5), repeat=4) if sum(p) % 2 == 0])
+        points = points * 2**-0.25
+    elif dim == 8:
+        whole = [
+            p for p in itertools.product((-1, 0, 1), repeat=8) if sum(p) % 2 == 0 and sum(map(abs, p)) <= 4
+        ]
+        half = [p for p in itertools.product((-0.5, 0.5), repeat=8) if sum(p) % 2 == 0]
+        points = np.array(whole + half, dtype=np.float64)
+    else:
+        raise ValueError(f"dim must be 1, 2, 4 or 8, got {dim}")
+    norms = np.round((points**2).sum(1), 6)
+    order = np.lexsort((np.random.RandomState(seed).rand(len(points)), norms))
+    return torch.tensor(points[order][:words], dtype=torch.float32)
+
+
+def nearest(vectors: Tensor, words: Tensor) -> Tensor:
+    """Index of the nearest codeword: (groups, N, dim), (groups, K, dim) -> (groups, N) int64.
+
+    The nearest word maximises <v, c> - |c|^2 / 2: one matrix product with a column of ones, then a maximum
+    over the words, which lie in rows because torch's reduction is several times faster that way round.
+    """
+    augmented = torch.cat([words, -(words * words).sum(-1, keepdim=True) / 2], 2)
+    columns = torch.cat([vectors, torch.ones_like(vectors[:, :, :1])], 2).transpose(1, 2).contiguous()
+    return torch.cat([torch.bmm(augmented, part).max(1).indices for part in columns.split(CHUNK, 2)], 1)
+
+
+def pick(words: Tensor, index: Tensor) -> Tensor:
+    """Codewords by index: (groups, K, dim), (groups, N) -> (groups, N, dim)."""
+    return torch.gather(words, 1, index.unsqueeze(-1).expand(-1, -1, words.shape[2]))
+
+
+class Codebooks(nn.Module):
+    """The codebooks of one bank: `words[stage]` is (groups, K, dim)."""
+
+    def __init__(self, bank: Bank, seed: int = 0) -> None:
+        super().__init__()
+        self.bank = bank
+        self.words = nn.ParameterList(
+            [
+                nn.Parameter(
+                    scale * torch.stack([lattice(k, bank.dim, seed + 50 * j + g) for g in range(bank.groups)])
+                )
+                for j, (k, scale) in enumerate(bank.stages)
+            ]
+        )
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(B, groups * dim, h, w) -> (groups, B*h*w, dim)."""
+        B, _, h, w = x.shape
+        x = x.reshape(B, self.bank.groups, self.bank.dim, h * w)
+        return x.permute(1, 0, 3, 2).reshape(self.bank.groups, B * h * w, self.bank.dim)
+
+    def planes(self, rows: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
+        """The inverse of `rows`."""
+        rows = rows.reshape(self.bank.groups, batch, size[0] * size[1], self.bank.dim)
+        return rows.permute(1, 0, 3, 2).reshape(batch, self.bank.groups * self.bank.dim, *size)
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Greedy residual assignment: (B, groups * dim, h, w) float32 -> codes (B, groups, stages, h, w)."""
+        B, _, h, w = x.shape
+        rest = self.rows(x)
+        codes = []
+        for words in self.words:
+            index = nearest(rest, words)
+            rest = rest - pick(words, index)
+            codes.append(index.view(self.bank.groups, B, h, w))
+        return torch.stack(codes, 2).permute(1, 0, 2, 3, 4)
+
+    def sum_words(self, codes: Tensor) -> Tensor:
+        """Codes (B, groups, stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""
+        B, groups, _, h, w = codes.shape
+        total = torch.zeros((), device=codes.device)
+        for j, words in enumerate(self.words):
+            index = codes[:, :, j].permute(1, 0, 2, 3).reshape(groups, B * h * w)
+            total = total + pick(words, index.long())
+        return self.planes(total, B, (h, w))
+
+
+class Quantiser(nn.Module):
+    """All banks of a level; codes are (B, symbols, h, w): bank by bank, group by group, stage by stage."""
+
+    def __init__(self, banks: tuple[Bank, ...]) -> None:
+        super().__init__()
+        self.banks = nn.ModuleList([Codebooks(bank, seed=100 * i) for i, bank in enumerate(banks)])
+        self.channel_split = [b.groups * b.dim for b in banks]
+        self.group_split = [b.groups for b in banks]
+        self.symbol_split = [b.symbols for b in banks]
+        self.channels, self.groups, self.symbols = map(
+            sum, (self.channel_split, self.group_split, self.symbol_split)
+        )
+
+    def assign(self, x: Tensor) -> Tensor:
+        """Scaled residuals (B, channels, h, w) float32 -> codes (B, symbols, h, w) int16."""
+        parts = zip(self.banks, x.split(self.channel_split, 1), strict=True)
+        return torch.cat([bank.assign(part).flatten(1, 2) for bank, part in parts], 1).to(torch.int16)
+
+    def sum_words(self, codes: Tensor) -> Tensor:
+        """Codes (B, symbols, h, w) -> quantised residuals (B, channels, h, w) float32."""
+        parts = zip(self.banks, codes.split(self.symbol_split, 1), strict=True)
+        return torch.cat(
+            [bank.sum_words(part.unflatten(1, (bank.bank.groups, -1))) for bank, part in parts], 1
+        )

@@ -1,0 +1,81 @@
+"""Photos in memory as uint8, random crops from them, and the KLT of their patches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}
+
+
+def find_photos(folder: str | os.PathLike[str]) -> list[Path]:
+    """All image files below a folder, sorted by path; ValueError when there is none."""
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+    if not paths:
+        raise ValueError(f"no image files in {folder}")
+    return paths
+
+
+def load_photo(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def load_photos(folder: str | os.PathLike[str], min_side: int = 1) -> list[NDArray[np.uint8]]:
+    """Decode every photo of a folder once; those with a side under `min_side` are left out."""
+    with ThreadPoolExecutor() as pool:
+        photos = [p for p in pool.map(load_photo, find_photos(folder)) if min(p.shape[:2]) >= min_side]
+    if not photos:
+        raise ValueError(f"no image in {folder} has both sides of at least {min_side} pixels")
+    return photos
+
+
+class Crops:
+    """Random crops, flipped half the time and transposed a quarter; a function of (seed, step, rank) alone."""
+
+    def __init__(self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0) -> None:
+        self.photos, self.size, self.seed, self.rank = photos, size, seed, rank
+        weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
+        self.weight = weight / weight.sum()
+
+    def batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """uint8 crops (count, 3, size, size) and qualities (count,) in 1..8 for this step."""
+        rng = np.random.default_rng((self.seed, self.rank, step))
+        crops = np.empty((count, self.size, self.size, 3), np.uint8)
+        for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
+            photo = self.photos[i]
+            top, left = (int(rng.integers(0, n - self.size + 1)) for n in photo.shape[:2])
+            crop = photo[top : top + self.size, left : left + self.size]
+            if rng.random() < 0.5:
+                crop = crop[:, ::-1]
+            if rng.random() < 0.25:
+                crop = crop.transpose(1, 0, 2)
+            crops[j] = crop
+        # qualities within half a step beyond the ends count as the ends
+        quality = np.clip(rng.uniform(0.5, 8.5, count), 1, 8).astype(np.float32)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(quality)
+
+
+def klt(photos: Sequence[NDArray[np.uint8]], channels: int, patches: int = 60000) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal components of 16x16x3 patches: basis (channels, 768), mean (768,), deviation (channels,)."""
+    rng = np.random.default_rng(0)
+    rows = np.empty((patches, 768), np.float32)
+    for i in range(patches):
+        photo = photos[rng.integers(len(photos))]
+        top, left = (int(rng.integers(0, n - 15)) for n in photo.shape[:2])
+        rows[i] = photo[top : top + 16, left : left + 16].transpose(2, 0, 1).reshape(-1)
+    x = torch.from_numpy(rows) / 255
+    mean = x.mean(0)
+    x = (x - mean).double()
+    variance, vectors = torch.linalg.eigh(x.t() @ x / patches)
+    order = torch.argsort(variance, descending=True)[:channels]
+    return vectors[:, order].t().float().contiguous(), mean, variance[order].sqrt().float()

@@ -1,0 +1,184 @@
+"""Rate-distortion objective: the training-time view of the model, with gradients where codes have none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model.network import MEAN_SCALE, Config, Model
+from ..model.quantiser import Codebooks, Quantiser, nearest, pick
+
+FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
+STUDENT_NU = 3.0
+# codewords enter the class networks rounded to this grid, as the integer networks will see them
+EMBEDDING_GRID = 64.0
+
+
+def log_scale_to_class(log_scale: Tensor) -> Tensor:
+    """Natural log of a residual's scale -> fractional class."""
+    return (log_scale - FIRST_LOG_SCALE) / LOG_SCALE_STEP
+
+
+def student_nats(energy: Tensor, log_scale: Tensor, dim: int) -> Tensor:
+    """Code length, up to a constant, of a vector of squared norm `energy` under a multivariate Student-t."""
+    return (STUDENT_NU + dim) / 2 * torch.log1p(energy / (STUDENT_NU * torch.exp(2 * log_scale)))
+
+
+class BankTables(nn.Module):
+    """Learned logits of one bank's probability tables: `logits[stage]` is (groups, contexts, classes, K).
+
+    Context 0: all coarser words of the vector were zero; context 1: some were not.
+    """
+
+    def __init__(self, codebooks: Codebooks, classes: int) -> None:
+        super().__init__()
+        log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
+        self.logits = nn.ParameterList()
+        for stage, words in enumerate(codebooks.words):
+            energy = (words.detach() ** 2).sum(-1)[:, None, :]
+            nats = student_nats(energy, log_scale[None, :, None], codebooks.bank.dim)
+            contexts = 1 if stage == 0 else 2
+            self.logits.append(nn.Parameter(-nats[:, None].repeat(1, contexts, 1, 1)))
+
+    def forward(self, codebooks: Codebooks, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Quantise with gradients.
+
+        x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w).
+        Returns the quantised residuals (straight-through to the latent and to the codewords), the same
+        rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
+        """
+        B, _, h, w = x.shape
+        groups, dim = codebooks.bank.groups, codebooks.bank.dim
+        top = self.logits[0].shape[2] - 1
+        rows = codebooks.rows(x)  # (groups, N, dim)
+        c = classes.permute(1, 0, 2, 3).reshape(groups, -1).clamp(0, top - 0.001)
+        low = c.detach().floor()
+        share = c - low
+        low = low.long()
+        # the encoder feels the rate through the code length of the unquantised vector: value removed
+        scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * c.detach()
+        surrogate = student_nats((rows * rows).sum(-1), scale, dim)
+        nats = surrogate - surrogate.detach()
+
+        rest, total, rounded = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        busy = torch.zeros_like(low)
+        for words, logits in zip(codebooks.words, self.logits, strict=True):
+            k = words.shape[1]
+            with torch.no_grad():
+                index = nearest(rest, words)
+            word = pick(words, index)
+            table = F.log_softmax(logits, -1).flatten(1)  # (groups, contexts * classes * K)
+            row = low if logits.shape[1] == 1 else busy * (top + 1) + low
+            at = row * k + index
+            lower, upper = torch.gather(table, 1, at), torch.gather(table, 1, at + k)
+            nats = nats - torch.lerp(lower, upper, share)
+            busy = busy | (index != 0).long()
+            rest = rest - word.detach()
+            total = total + word
+            rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
+        commitment = ((total - rows) ** 2).sum()
+        quantised = rows + (total - rows).detach() + (total - total.detach())
+        seen = quantised + (rounded - quantised).detach()
+        planes = codebooks.planes
+        return planes(quantised, B, (h, w)), planes(seen, B, (h, w)), nats.sum() / math.log(2), commitment
+
+
+class LevelTables(nn.Module):
+    """The tables of all banks of a level."""
+
+    def __init__(self, quantiser: Quantiser, classes: int) -> None:
+        super().__init__()
+        self.banks = nn.ModuleList([BankTables(bank, classes) for bank in quantiser.banks])
+
+    def forward(self, quantiser: Quantiser, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `BankTables.forward`, for a whole level."""
+        results = [
+            tables(bank, part, part_classes)
+            for tables, bank, part, part_classes in zip(
+                self.banks,
+                quantiser.banks,
+                x.split(quantiser.channel_split, 1),
+                classes.split(quantiser.group_split, 1),
+                strict=True,
+            )
+        ]
+        quantised, seen, bits, commitment = zip(*results, strict=True)
+        return torch.cat(quantised, 1), torch.cat(seen, 1), torch.stack(bits).sum(), torch.stack(commitment).sum()
+
+
+class Objective(nn.Module):
+    """A model with its learned tables, as trained: pixels in, reconstruction and rate out."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.tables_1, self.tables_2, self.tables_3 = (
+            LevelTables(quantiser, model.config.classes)
+            for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
+        )
+
+    def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels (B, 3, H, W) in 0..1 and quality (B,) in 1..8.
+
+        Returns the reconstruction, the bits of levels 1, 2, 3 as one tensor (3,), and the commitment energy.
+        """
+        m = self.model
+        y1 = m.analyse(x, quality)
+        y2, y3 = m.hyper_analyse(y1, quality)
+        off = torch.autocast(x.device.type, enabled=False)
+
+        with off:
+            gain = m.gain(3, quality)
+            classes = m.static_classes(quality, y3.shape[2:])
+            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes)
+            z3 = r3 / gain
+        features, mean = m.predict_2(z3, quality, y2.shape[2:])
+        with off:
+            gain = m.gain(2, quality)
+            classes = m.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
+            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes)
+            z2 = r2 / gain + mean
+        features = m.predict_1(z2, features, quality, y1.shape[2:])
+        mean = m.mean_1(features)
+        with off:
+            gain = m.gain(1, quality)
+            above = F.interpolate(seen3, scale_factor=2.0)[:, :, : y2.shape[2], : y2.shape[3]]
+            classes = m.class_network_1(torch.cat([seen2, above], 1), quality)
+            classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
+            r1, _, bits1, commitment1 = self.tables_1(m.quantiser1, (y1 - mean) * gain, classes)
+            z1 = r1 / gain + mean
+        return m.synthesise(z1, features, quality), torch.stack([bits1, bits2, bits3]), (
+            commitment1 + commitment2 + commitment3
+        )
+
+
+def initialise_rates(model: Model, lambdas: Tensor, reference: float) -> None:
+    """Set gains to sqrt(lambda) steps and classes to the scales the latents will then have, in place."""
+    with torch.no_grad():
+        log_gain = 0.5 * torch.log(lambdas / reference)  # (8,)
+        model.log_gain_1.copy_(log_gain[:, None].expand_as(model.log_gain_1))
+        model.log_gain_2.copy_(0.5 * log_gain[:, None].expand_as(model.log_gain_2))
+        model.log_gain_3.copy_(0.5 * log_gain[:, None].expand_as(model.log_gain_3))
+        log_deviation, start = model.deviation.log(), 0
+        scales = []
+        for bank in model.config.level1:
+            channels = log_deviation[start : start + bank.groups * bank.dim]
+            scales.append(channels.view(bank.groups, bank.dim).mean(1))
+            start += bank.groups * bank.dim
+        scale_1 = torch.cat(scales)[None, :] + log_gain[:, None]
+        model.class_network_1.class_bias.copy_(log_scale_to_class(scale_1))
+        bias_2 = model.class_network_2.class_bias
+        bias_2.copy_(log_scale_to_class(0.5 * log_gain[:, None]).expand_as(bias_2))
+        scale_3 = torch.full_like(log_gain, math.log(MEAN_SCALE)) * 0.72 + 0.5 * log_gain
+        model.class_3.copy_(log_scale_to_class(scale_3[:, None]).expand_as(model.class_3))
+
+
+def new_objective(config: Config, klt: tuple[Tensor, Tensor, Tensor], lambdas: Tensor, reference: float) -> Objective:
+    """An untrained model that already works as a transform codec."""
+    model = Model(config, klt)
+    initialise_rates(model, lambdas, reference)
+    return Objective(model)

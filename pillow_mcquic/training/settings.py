@@ -1,0 +1,69 @@
+"""Everything a training run depends on beside the photos: one small TOML file, kept with the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tomllib
+from typing import Any
+
+from ..model.network import QUALITIES, Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of a run; every field may stand in the TOML file, `model` as a table of its own."""
+
+    steps: int = 20000
+    batch: int = 8
+    crop: int = 256
+    seed: int = 1
+    # distortion weight per quality, on 255^2 * MSE, log-spaced from lambda_low (1) to lambda_high (8)
+    lambda_low: float = 0.001
+    lambda_high: float = 0.032
+    lambda_reference: float = 0.013  # at which the KLT's own gain is right
+    commitment: float = 0.5
+    # optimisers: Muon for matrices, Adam for the rest
+    muon_rate: float = 0.004
+    adam_rate: float = 3e-4
+    slow: float = 0.1  # factor for codebooks and the KLT
+    tables: float = 10.0  # factor for the probability tables
+    warmup: int = 100
+    hold: float = 0.3  # share of the steps at the full rate; then cosine down to `floor`
+    floor: float = 0.01
+    clip: float = 1.0
+    model: Config = dataclasses.field(default_factory=Config)
+
+    def log_lambda(self) -> tuple[float, float]:
+        """log lambda of quality 1, and its growth per quality."""
+        growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)
+        return math.log(self.lambda_low), growth
+
+    def rate_factor(self, step: int) -> float:
+        """Learning-rate factor at a step: warm-up, hold, cosine."""
+        progress = step / self.steps
+        factor = min(1.0, (step + 1) / self.warmup)
+        if progress > self.hold:
+            fall = min(1.0, (progress - self.hold) / (1 - self.hold))
+            factor *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * fall))
+        return factor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """The inverse of `to_dict`; ValueError for a name that is no setting."""
+        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown training settings: {', '.join(sorted(unknown))}")
+        model = Config.from_dict({**Config().to_dict(), **values.get("model", {})})
+        return cls(**{**values, "model": model})
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Settings:
+        """Settings from a TOML file; what it does not name keeps its default."""
+        with open(path, "rb") as file:
+            return cls.from_dict(tomllib.load(file))

@@ -1,0 +1,247 @@
+"""The training loop: photos in, checkpoint out; resumable to the step; one process or several (torchrun)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import data
+from .objective import Objective, new_objective
+from .settings import Settings
+
+
+def lambdas(settings: Settings, quality: Tensor) -> Tensor:
+    """Distortion weight of each quality (any shape)."""
+    low, growth = settings.log_lambda()
+    return torch.exp(low + growth * (quality - 1))
+
+
+def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the networks, Adam for everything else; `scale` multiplies a group's rate."""
+    slow, tables, matrices, rest = [], [], [], []
+    for name, parameter in objective.named_parameters():
+        if "klt_" in name or ".words." in name:
+            slow.append(parameter)
+        elif ".logits." in name:
+            tables.append(parameter)
+        elif name.endswith(".weight") and parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    adam = torch.optim.Adam(
+        [
+            {"params": rest, "scale": 1.0},
+            {"params": slow, "scale": settings.slow},
+            {"params": tables, "scale": settings.tables},
+        ],
+        lr=settings.adam_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    muon = torch.optim.Muon(
+        [{"params": matrices, "scale": 1.0}],
+        lr=settings.muon_rate,
+        weight_decay=0.0,
+        momentum=0.95,
+        adjust_lr_fn="original",
+    )
+    return [adam, muon]
+
+
+def set_rates(opts: list[torch.optim.Optimizer], settings: Settings, step: int) -> None:
+    for optimiser, base in zip(opts, (settings.adam_rate, settings.muon_rate), strict=True):
+        for group in optimiser.param_groups:
+            group["lr"] = base * group["scale"] * settings.rate_factor(step)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@torch.no_grad()
+def validate(objective: Objective, settings: Settings, photos: list[Any], device: torch.device) -> dict[str, float]:
+    """Estimated rate (bpp), PSNR (dB) and R-D loss over whole photos, mean over qualities 1, 3, 5, 8."""
+    objective.eval()
+    rates, psnrs, losses = [], [], []
+    for q in (1, 3, 5, 8):
+        quality = torch.tensor([float(q)], device=device)
+        weight = float(lambdas(settings, quality))
+        for photo in photos:
+            x = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float() / 255
+            H, W = x.shape[2:]
+            padded = F.pad(x, (0, -W % 16, 0, -H % 16), mode="replicate")
+            with autocast(device):
+                decoded, bits, _ = objective(padded, quality)
+            levels = (decoded[:, :, :H, :W].clamp(0, 1) * 255).round()
+            mse = float((levels - x * 255).square().mean())
+            rate = float(bits.sum()) / (H * W)
+            rates.append(rate)
+            psnrs.append(10 * math.log10(255**2 / max(mse, 1e-9)))
+            losses.append(rate + weight * mse)
+    objective.train()
+    return {k: float(np.mean(v)) for k, v in (("bpp", rates), ("psnr", psnrs), ("rd", losses))}
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint beside the old one, then rename."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def train(
+    settings: Settings,
+    photos_folder: str,
+    checkpoint: Path,
+    *,
+    val_folder: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    start_from: Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    validate_every: int = 1000,
+    log_every: int = 50,
+    stop_after_minutes: float = math.inf,
+) -> None:
+    """Train to `settings.steps`, from `checkpoint` if it exists, else from `start_from`'s weights or anew.
+
+    Under torchrun every process takes `settings.batch` crops of its own a step (DDP).
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    where = torch.device(device)
+    if world > 1:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        if where.type == "cuda":
+            where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(settings.seed)
+
+    def say(text: str) -> None:
+        if rank == 0:
+            print(text, flush=True)
+
+    photos = data.load_photos(photos_folder, settings.crop)
+    val = data.load_photos(val_folder) if val_folder else []
+    pixels = sum(p.shape[0] * p.shape[1] for p in photos)
+    channels = sum(b.groups * b.dim for b in settings.model.level1)
+    resume = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
+    klt = (
+        data.klt(photos, channels)
+        if resume is None and start_from is None
+        else (torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels))
+    )
+    qualities = torch.arange(1.0, 9.0)
+    objective = new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
+    if start_from is not None and resume is None:
+        weights = torch.load(start_from, weights_only=True, map_location="cpu")["objective"]
+        objective.load_state_dict(weights)
+    objective.to(where, memory_format=torch.channels_last)
+    opts = optimisers(objective, settings)
+    step = 0
+    if resume is not None:
+        objective.load_state_dict(resume["objective"])
+        for optimiser, state in zip(opts, resume["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        step = resume["step"]
+    module: nn.Module = nn.parallel.DistributedDataParallel(objective) if world > 1 else objective
+    count = sum(p.numel() for p in objective.model.parameters())
+    say(f"# {len(photos)} photos, {pixels / 1e6:.0f} MP; {count / 1e6:.2f} M parameters; from step {step}")
+    say(f"# {json.dumps(settings.to_dict())}")
+
+    def snapshot() -> dict[str, Any]:
+        return {
+            "objective": objective.state_dict(),
+            "optimisers": [o.state_dict() for o in opts],
+            "step": step,
+            "settings": json.dumps(settings.to_dict()),
+        }
+
+    crops = data.Crops(photos, settings.crop, settings.seed, rank)
+    began = saved = time.monotonic()
+    sums, seen, mark = np.zeros(3), 0, began
+    while step < settings.steps and time.monotonic() - began < stop_after_minutes * 60:
+        set_rates(opts, settings, step)
+        x, quality = crops.batch(step, settings.batch)
+        x = x.to(where).float().div_(255).contiguous(memory_format=torch.channels_last)
+        quality = quality.to(where)
+        with autocast(where):
+            decoded, bits, commitment = module(x, quality)
+        area = x.shape[0] * x.shape[2] * x.shape[3]
+        mse = (decoded - x).square().flatten(1).mean(1) * 255**2
+        distortion = (lambdas(settings, quality) * mse).mean()
+        rate = bits.sum() / area
+        loss = rate + distortion + settings.commitment * commitment / area
+        for optimiser in opts:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
+        if bool(torch.isfinite(norm)):
+            for optimiser in opts:
+                optimiser.step()
+        else:
+            say(f"{step} skipped: gradient is not finite")
+        step += 1
+        sums += [float(rate), float(distortion), float(commitment) / area]
+        seen += 1
+        now = time.monotonic()
+        if step % log_every == 0:
+            r, d, c = sums / seen
+            per_second = seen / (now - mark)
+            eta = (settings.steps - step) / per_second
+            say(
+                f"{step}/{settings.steps} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} commitment {c:.3f} "
+                f"{per_second * settings.batch * world:.1f} images/s {now - began:.0f} s, ETA {eta / 60:.0f} min"
+            )
+            sums[:], seen, mark = 0, 0, now
+        if val and step % validate_every == 0 and rank == 0:
+            figures = validate(objective, settings, val, where)
+            say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+            mark = time.monotonic()
+        if rank == 0 and (now - saved > checkpoint_minutes * 60):
+            save(checkpoint, snapshot())
+            saved = now
+    if rank == 0:
+        save(checkpoint, snapshot())
+        if val:
+            figures = validate(objective, settings, val, where)
+            say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def main(args: Any) -> int:
+    """Command `train`; see `__main__.py` for the arguments."""
+    settings = Settings.read(args.settings) if args.settings else Settings()
+    given = {k: v for k, v in (("steps", args.steps), ("batch", args.batch)) if v is not None}
+    settings = dataclasses.replace(settings, **given)
+    try:
+        train(
+            settings,
+            args.photos,
+            Path(args.checkpoint),
+            val_folder=args.val,
+            device=args.device,
+            threads=args.threads,
+            start_from=Path(args.start_from) if args.start_from else None,
+            checkpoint_minutes=args.checkpoint_minutes,
+            validate_every=args.validate_every,
+            stop_after_minutes=args.minutes,
+        )
+    except (OSError, ValueError) as error:
+        print(f"training: {error}", file=sys.stderr)
+        return 1
+    return 0
