@@ -248,18 +248,13 @@ class Model(nn.Module):
         basis, mean, deviation = klt
         self.klt_analysis = nn.Parameter(basis * self.REFERENCE_GAIN)  # (n1, 768)
         self.klt_synthesis = nn.Parameter(basis.t().contiguous() / self.REFERENCE_GAIN)  # (768, n1)
-        self.register_buffer("patch_mean", mean.clone())  # (768,)
+        self.register_buffer("patch_mean", mean)  # (768,)
         self.register_buffer("deviation", deviation * self.REFERENCE_GAIN)  # of each y1 channel
 
         # log of quantiser steps per unit of latent, for each quality and channel
         self.log_gain_1 = nn.Parameter(torch.zeros(QUALITIES, n1))
         self.log_gain_2 = nn.Parameter(torch.zeros(QUALITIES, n2))
         self.log_gain_3 = nn.Parameter(torch.zeros(QUALITIES, n3))
-
-        # y3 has static classes; those of y2 and y1 follow from the codewords of the levels above
-        self.class_3 = nn.Parameter(torch.full((QUALITIES, self.quantiser3.groups), 11.0))
-        self.class_network_2 = ClassNetwork(n3, self.quantiser2.groups, c.class_width)
-        self.class_network_1 = ClassNetwork(n2 + n3, self.quantiser1.groups, c.class_width)
 
     # --- the steps of encoding and decoding, each local: the codec may run them tile by tile ---
 
@@ -306,10 +301,6 @@ class Model(nn.Module):
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         t = self.synthesis_head(self.synthesis_gain_8(t, quality))
         return linear + F.pixel_shuffle(t, 8).float()
-
-    def static_classes(self, quality: Tensor, size: tuple[int, int]) -> Tensor:
-        """Fractional classes of y3: they depend on quality alone."""
-        return per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *size)
 
     def gain(self, level: int, quality: Tensor) -> Tensor:
         """Quantiser steps per unit of latent: (B, channels, 1, 1)."""

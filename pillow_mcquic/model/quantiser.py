@@ -80,17 +80,18 @@ def pick(words: Tensor, index: Tensor) -> Tensor:
 class Codebooks(nn.Module):
     """The codebooks of one bank: `words[stage]` is (groups, K, dim)."""
 
-    def __init__(self, bank: Bank, seed: int = 0) -> None:
+    def __init__(self, bank: Bank) -> None:
         super().__init__()
         self.bank = bank
         self.words = nn.ParameterList(
-            [
-                nn.Parameter(
-                    scale * torch.stack([lattice(k, bank.dim, seed + 50 * j + g) for g in range(bank.groups)])
-                )
-                for j, (k, scale) in enumerate(bank.stages)
-            ]
+            [nn.Parameter(torch.empty(bank.groups, k, bank.dim)) for k, _ in bank.stages]
         )
+
+    def initialise(self, seed: int) -> None:
+        """Set every stage to the shortest points of its lattice, at its scale."""
+        for j, (words, (k, scale)) in enumerate(zip(self.words, self.bank.stages, strict=True)):
+            for g in range(self.bank.groups):
+                words.data[g] = scale * lattice(k, self.bank.dim, seed + 50 * j + g)
 
     def rows(self, x: Tensor) -> Tensor:
         """(B, groups * dim, h, w) -> (groups, B*h*w, dim)."""
@@ -129,13 +130,18 @@ class Quantiser(nn.Module):
 
     def __init__(self, banks: tuple[Bank, ...]) -> None:
         super().__init__()
-        self.banks = nn.ModuleList([Codebooks(bank, seed=100 * i) for i, bank in enumerate(banks)])
+        self.banks = nn.ModuleList([Codebooks(bank) for bank in banks])
         self.channel_split = [b.groups * b.dim for b in banks]
         self.group_split = [b.groups for b in banks]
         self.symbol_split = [b.symbols for b in banks]
         self.channels, self.groups, self.symbols = map(
             sum, (self.channel_split, self.group_split, self.symbol_split)
         )
+
+    def initialise(self) -> None:
+        """Lattice codebooks, another order of equal norms in every group."""
+        for i, bank in enumerate(self.banks):
+            bank.initialise(seed=100 * i)
 
     def assign(self, x: Tensor) -> Tensor:
         """Scaled residuals (B, channels, h, w) float32 -> codes (B, symbols, h, w) int16."""

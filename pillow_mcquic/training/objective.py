@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.network import MEAN_SCALE, Config, Model
+from ..model.network import MEAN_SCALE, QUALITIES, ClassNetwork, Config, Model, at_quality, per_channel
 from ..model.quantiser import Codebooks, Quantiser, nearest, pick
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
@@ -116,6 +116,14 @@ class Objective(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+        groups_1, groups_2, groups_3 = (
+            quantiser.groups for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
+        )
+        n2, n3, width = model.quantiser2.channels, model.quantiser3.channels, model.config.class_width
+        # y3 has static classes; those of y2 and y1 follow from the codewords of the levels above
+        self.class_3 = nn.Parameter(torch.zeros(QUALITIES, groups_3))
+        self.class_network_2 = ClassNetwork(n3, groups_2, width)
+        self.class_network_1 = ClassNetwork(n2 + n3, groups_1, width)
         self.tables_1, self.tables_2, self.tables_3 = (
             LevelTables(quantiser, model.config.classes)
             for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
@@ -133,13 +141,13 @@ class Objective(nn.Module):
 
         with off:
             gain = m.gain(3, quality)
-            classes = m.static_classes(quality, y3.shape[2:])
+            classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
             r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes)
             z3 = r3 / gain
         features, mean = m.predict_2(z3, quality, y2.shape[2:])
         with off:
             gain = m.gain(2, quality)
-            classes = m.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
+            classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
             r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, y1.shape[2:])
@@ -147,7 +155,7 @@ class Objective(nn.Module):
         with off:
             gain = m.gain(1, quality)
             above = F.interpolate(seen3, scale_factor=2.0)[:, :, : y2.shape[2], : y2.shape[3]]
-            classes = m.class_network_1(torch.cat([seen2, above], 1), quality)
+            classes = self.class_network_1(torch.cat([seen2, above], 1), quality)
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
             r1, _, bits1, commitment1 = self.tables_1(m.quantiser1, (y1 - mean) * gain, classes)
             z1 = r1 / gain + mean
@@ -156,8 +164,9 @@ class Objective(nn.Module):
         )
 
 
-def initialise_rates(model: Model, lambdas: Tensor, reference: float) -> None:
+def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) -> None:
     """Set gains to sqrt(lambda) steps and classes to the scales the latents will then have, in place."""
+    model = objective.model
     with torch.no_grad():
         log_gain = 0.5 * torch.log(lambdas / reference)  # (8,)
         model.log_gain_1.copy_(log_gain[:, None].expand_as(model.log_gain_1))
@@ -170,15 +179,18 @@ def initialise_rates(model: Model, lambdas: Tensor, reference: float) -> None:
             scales.append(channels.view(bank.groups, bank.dim).mean(1))
             start += bank.groups * bank.dim
         scale_1 = torch.cat(scales)[None, :] + log_gain[:, None]
-        model.class_network_1.class_bias.copy_(log_scale_to_class(scale_1))
-        bias_2 = model.class_network_2.class_bias
+        objective.class_network_1.class_bias.copy_(log_scale_to_class(scale_1))
+        bias_2 = objective.class_network_2.class_bias
         bias_2.copy_(log_scale_to_class(0.5 * log_gain[:, None]).expand_as(bias_2))
         scale_3 = torch.full_like(log_gain, math.log(MEAN_SCALE)) * 0.72 + 0.5 * log_gain
-        model.class_3.copy_(log_scale_to_class(scale_3[:, None]).expand_as(model.class_3))
+        objective.class_3.copy_(log_scale_to_class(scale_3[:, None]).expand_as(objective.class_3))
 
 
 def new_objective(config: Config, klt: tuple[Tensor, Tensor, Tensor], lambdas: Tensor, reference: float) -> Objective:
     """An untrained model that already works as a transform codec."""
     model = Model(config, klt)
-    initialise_rates(model, lambdas, reference)
-    return Objective(model)
+    for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):
+        quantiser.initialise()
+    objective = Objective(model)
+    initialise_rates(objective, lambdas, reference)
+    return objective

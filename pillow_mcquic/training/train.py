@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,17 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def validate(objective: Objective, settings: Settings, photos: list[Any], device: torch.device) -> dict[str, float]:
-    """Estimated rate (bpp), PSNR (dB) and R-D loss over whole photos, mean over qualities 1, 3, 5, 8."""
+def validate(
+    objective: Objective,
+    settings: Settings,
+    photos: list[Any],
+    device: torch.device,
+    qualities: Sequence[int] = (1, 3, 5, 8),
+) -> dict[str, float]:
+    """Estimated rate (bpp), PSNR (dB) and R-D loss over whole photos and the given qualities, means."""
     objective.eval()
     rates, psnrs, losses = [], [], []
-    for q in (1, 3, 5, 8):
+    for q in qualities:
         quality = torch.tensor([float(q)], device=device)
         weight = float(lambdas(settings, quality))
         for photo in photos:

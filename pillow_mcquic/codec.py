@@ -1,0 +1,361 @@
+"""The codec: uint8 arrays <-> `.mcq` bytes; padding, tiling, devices and the search for a size.
+
+Everything above (Pillow plugin, command line, other libraries) goes through `encode` and `decode`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import coder, container, runtime
+from .container import ALPHA, BadFile, File, Header
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .weights import Weights
+
+QUALITY_DEFAULT = 4.0
+TILE_POSITIONS = 64 * 128  # of the level-1 grid, about 2 MP, run through the networks at once
+ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
+SEARCH_TOLERANCE, SEARCH_STEPS = 0.03, 12
+
+_loaded: dict[bytes, Weights] = {}
+
+
+def quality_in_256ths(quality: object) -> int:
+    """Check a quality argument, 1..8, int or float; ValueError naming the range otherwise."""
+    if isinstance(quality, bool) or not isinstance(quality, (int, float, np.integer, np.floating)):
+        raise ValueError(f"quality must be a number from 1 to 8, got {quality!r}")
+    if not 1 <= quality <= 8:  # also refuses nan
+        raise ValueError(f"quality must be from 1 (smallest file) to 8 (best picture), got {quality!r}")
+    return round(float(quality) * container.QUALITY_ONE)
+
+
+def load_weights(model_id: bytes) -> Weights:
+    """The weights of an id, read once per process."""
+    from . import weights
+
+    with runtime.lock:
+        if model_id not in _loaded:
+            _loaded[model_id] = weights.load(weights.find(model_id))
+        return _loaded[model_id]
+
+
+def tiled(
+    function: Callable[..., Tensor],
+    inputs: Sequence[tuple[Tensor, int]],
+    out: Tensor,
+    scale: int,
+    reach: int,
+    positions: int,
+) -> None:
+    """Run a local function window by window, as if it had seen everything at once.
+
+    inputs: tensors (C, h*s, w*s) with their samples s per grid position; the function gets their windows and
+    returns (C', h*scale, w*scale) of each window, whose part inside the margin `reach` goes into `out`.
+    `positions` bounds a window's area on the grid, margin not counted.
+    """
+    h, w = out.shape[1] // scale, out.shape[2] // scale
+    columns = min(w, max(positions // 16, math.isqrt(positions)))
+    rows = max(1, min(h, positions // columns))
+    for top in range(0, h, rows):
+        for left in range(0, w, columns):
+            bottom, right = min(h, top + rows), min(w, left + columns)
+            y0, x0 = max(0, top - reach), max(0, left - reach)
+            y1, x1 = min(h, bottom + reach), min(w, right + reach)
+            windows = [t[:, y0 * s : y1 * s, x0 * s : x1 * s] for t, s in inputs]
+            result = function(*windows)
+            out[:, top * scale : bottom * scale, left * scale : right * scale] = result[
+                :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
+            ]
+
+
+class Engine:
+    """One model on one device: pixels -> codes -> streams, and back.
+
+    The parse (classes, codes, streams) is integer arithmetic and the same everywhere; device, precision,
+    threads and tiling move pixels by rounding only.
+    """
+
+    def __init__(self, weights: Weights, tile_positions: int = TILE_POSITIONS) -> None:
+        import torch
+
+        runtime.prepare_thread_pool()
+        self.torch = torch
+        self.weights = weights
+        self.tile_positions = tile_positions
+        self.device = runtime.device()
+        self.dtype = runtime.network_dtype(self.device)
+        self.model = weights.model
+        if self.device.type != "cpu":
+            self.model = _on_device(weights, self.device)
+
+    def networks(self) -> torch.autocast:
+        """Context in which the networks run at the chosen precision; touches this thread only."""
+        reduced = self.dtype == self.torch.bfloat16
+        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=reduced)
+
+    def _quality(self, quality: int) -> Tensor:
+        return self.torch.tensor([quality / container.QUALITY_ONE], device=self.device)
+
+    def quantise(self, pixels: NDArray[np.uint8], quality: int) -> list[NDArray[np.int16]]:
+        """(H, W, 3) uint8 -> codes of levels 1, 2, 3, each (symbols, rows, columns)."""
+        torch, model = self.torch, self.model
+        H, W = pixels.shape[:2]
+        if H % 16 or W % 16:
+            pixels = np.pad(pixels, ((0, -H % 16), (0, -W % 16), (0, 0)), mode="edge")
+        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
+        h, w = image.shape[1] // 16, image.shape[2] // 16
+        with torch.inference_mode(), self.networks():
+            q = self._quality(quality)
+
+            def analyse(window: Tensor) -> Tensor:
+                return model.analyse(window[None].float() / 255, q)[0]
+
+            y1 = torch.empty(model.quantiser1.channels, h, w, device=self.device)
+            tiled(analyse, [(image, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+            y2, y3 = model.hyper_analyse(y1[None], q)
+            codes3 = model.quantiser3.assign(y3 * model.gain(3, q))
+            z3 = model.quantiser3.sum_words(codes3) / model.gain(3, q)
+            size = (y2.shape[2], y2.shape[3])
+            features, mean = model.predict_2(z3, q, size)
+            codes2 = model.quantiser2.assign((y2 - mean) * model.gain(2, q))
+            z2 = model.quantiser2.sum_words(codes2) / model.gain(2, q) + mean
+            features = model.predict_1(z2, features, q, (h, w))
+
+            def assign(latent: Tensor, features: Tensor) -> Tensor:
+                residual = latent[None] - model.mean_1(features[None])
+                return model.quantiser1.assign(residual * model.gain(1, q))[0]
+
+            codes1 = torch.empty(model.quantiser1.symbols, h, w, dtype=torch.int16, device=self.device)
+            tiled(assign, [(y1, 1), (features[0], 1)], codes1, 1, 1, self.tile_positions)
+        return [codes1.cpu().numpy(), codes2[0].cpu().numpy(), codes3[0].cpu().numpy()]
+
+    def classes(self, level: int, codes: list[NDArray[np.int16]], quality: int, size: tuple[int, int]) -> Any:
+        """Table indices of a level (groups, N) from the codes of the levels above it, [level 2, level 3]."""
+        torch, prior = self.torch, self.weights.prior
+        with torch.inference_mode():
+            if level == 3:
+                classes = prior.classes_3(quality, size)
+            else:
+                c2, c3 = (torch.from_numpy(c).to(self.device) if c is not None else None for c in codes)
+                classes = (
+                    prior.classes_2(c3, quality, size) if level == 2 else prior.classes_1(c3, c2, quality, size)
+                )
+            return classes.flatten(1).cpu().numpy()
+
+    def write_streams(self, codes: list[NDArray[np.int16]], quality: int) -> tuple[bytes, bytes, bytes]:
+        """Codes of levels 1, 2, 3 -> their code streams."""
+        streams = []
+        for level, mine in enumerate(codes, 1):
+            classes = self.classes(level, codes[1:], quality, mine.shape[1:])
+            flat = mine.reshape(mine.shape[0], -1)
+            streams.append(coder.encode(flat, classes, self.weights.tables[level - 1]))
+        return streams[0], streams[1], streams[2]
+
+    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> list[NDArray[np.int16]]:
+        """The inverse of `write_streams`; BadFile when the streams are damaged."""
+        codes: list[Any] = [None, None, None]
+        for level in (3, 2, 1):
+            size = header.grids[level - 1]
+            classes = self.classes(level, codes[1:], header.quality, size)
+            try:
+                flat = coder.decode(streams[level - 1], classes, self.weights.tables[level - 1])
+            except coder.DamagedStream as error:
+                raise BadFile(f"damaged .mcq file: level {level}: {error}") from error
+            codes[level - 1] = flat.reshape(-1, *size)
+        return codes
+
+    def synthesise(self, codes: list[NDArray[np.int16]], header: Header) -> NDArray[np.uint8]:
+        """Codes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
+        torch, model = self.torch, self.model
+        codes1, codes2, codes3 = (torch.from_numpy(c).to(self.device) for c in codes)
+        _, h, w = codes1.shape
+        grey = header.mode in ("L", "LA")
+        with torch.inference_mode(), self.networks():
+            q = self._quality(header.quality)
+            z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
+            features, mean = model.predict_2(z3, q, (codes2.shape[1], codes2.shape[2]))
+            z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
+            features = model.predict_1(z2, features, q, (h, w))
+
+            def decode(window: Tensor, features: Tensor) -> Tensor:
+                z1 = model.quantiser1.sum_words(window[None]) / model.gain(1, q) + model.mean_1(features[None])
+                x = model.synthesise(z1, features[None], q)[0]
+                if grey:
+                    x = x.mean(0, keepdim=True)
+                return x.mul_(255).round_().clamp_(0, 255)
+
+            channels = 1 if grey else 3
+            # channels last in memory, so that the array comes out without another copy
+            out = torch.empty(h * 16, w * 16, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
+            tiled(decode, [(codes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
+            cropped = out[:, : header.height, : header.width].permute(1, 2, 0)
+            pixels = cropped.contiguous().cpu().numpy()
+        return pixels[:, :, 0] if grey else pixels
+
+
+def _on_device(weights: Weights, where: torch.device) -> Any:
+    """A copy of the networks on another device, made once."""
+    import copy
+
+    key = weights.id + str(where).encode()
+    with runtime.lock:
+        if key not in _device_models:
+            _device_models[key] = copy.deepcopy(weights.model).to(where)
+        return _device_models[key]
+
+
+_device_models: dict[bytes, Any] = {}
+
+
+def pack_alpha(alpha: NDArray[np.uint8]) -> bytes:
+    """Payload of the alpha chunk, lossless: the best of three filters, then zlib."""
+    filtered = [alpha, np.diff(alpha, axis=1, prepend=np.uint8(0)), np.diff(alpha, axis=0, prepend=np.uint8(0))]
+    packed = [bytes([i]) + zlib.compress(f.tobytes(), 9) for i, f in enumerate(filtered)]
+    return min(packed, key=len)
+
+
+def unpack_alpha(payload: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """The inverse of `pack_alpha`: (height, width) uint8; BadFile when it does not fit."""
+    if not payload or payload[0] >= container.ALPHA_FILTERS:
+        raise BadFile("damaged .mcq file: unknown filter in the alpha chunk")
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(payload[1:], width * height + 1)
+    except zlib.error as error:
+        raise BadFile(f"damaged .mcq file: alpha chunk: {error}") from error
+    if len(raw) != width * height or not stream.eof or stream.unused_data:
+        raise BadFile(f"damaged .mcq file: the alpha chunk does not hold {width}x{height} samples")
+    plane = np.frombuffer(raw, np.uint8).reshape(height, width)
+    if payload[0] == 0:
+        return plane
+    summed: NDArray[np.uint8] = np.cumsum(plane, axis=2 - payload[0], dtype=np.uint8)
+    return summed
+
+
+def split_channels(pixels: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Array (H, W), (H, W, 1..4) -> mode, RGB (H, W, 3), alpha (H, W) or None; ValueError otherwise."""
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+        kind = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise ValueError(f"pixels must be a uint8 array, got {kind}")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
+        raise ValueError(f"pixels must be (H, W) or (H, W, 1..4), not empty, got {pixels.shape}")
+    channels = pixels.shape[2]
+    alpha = pixels[:, :, -1] if channels in (2, 4) else None
+    colours = pixels[:, :, :3] if channels >= 3 else np.repeat(pixels[:, :, :1], 3, 2)
+    return container.MODES[channels], np.ascontiguousarray(colours), alpha
+
+
+def encode(
+    pixels: NDArray[np.uint8],
+    *,
+    quality: float | None = None,
+    target_bpp: float | None = None,
+    max_bytes: int | None = None,
+    chunks: dict[bytes, bytes] | None = None,
+) -> bytes:
+    """Encode an image.
+
+    pixels: uint8, (H, W) grey, (H, W, 1..4) grey, grey + alpha, RGB, RGBA.
+    quality: 1 (smallest) to 8 (best), fractions between; default 4.  Instead of it `target_bpp` (bits per
+    pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches) or `max_bytes` (the best
+    quality whose file is no larger).  chunks: payloads of metadata chunks by type (see `container`).
+    Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
+    """
+    given = [name for name, value in (("quality", quality), ("target_bpp", target_bpp), ("max_bytes", max_bytes)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(given)}")
+    fixed = quality_in_256ths(QUALITY_DEFAULT if quality is None else quality)
+    target = _target_bytes(target_bpp, max_bytes, pixels)
+    mode, colours, alpha = split_channels(pixels)
+    extra = dict(chunks or {})
+    if alpha is not None:
+        extra[ALPHA] = pack_alpha(alpha)
+
+    from . import weights
+
+    engine = Engine(load_weights(weights.default_id()))
+    height, width = colours.shape[:2]
+
+    def at(quality: int) -> bytes:
+        header = Header(width, height, mode, quality, engine.weights.id)
+        streams = engine.write_streams(engine.quantise(colours, quality), quality)
+        return container.write(header, streams, extra)
+
+    if target is None:
+        return at(fixed)
+    return _search(at, target, strict=max_bytes is not None)
+
+
+def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) -> float | None:
+    if target_bpp is not None:
+        if isinstance(target_bpp, bool) or not isinstance(target_bpp, (int, float)) or not 0 < target_bpp < 1e6:
+            raise ValueError(f"target_bpp must be a positive number of bits per pixel, got {target_bpp!r}")
+        return target_bpp * pixels.shape[0] * pixels.shape[1] / 8
+    if max_bytes is not None:
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, (int, np.integer)) or max_bytes < 1:
+            raise ValueError(f"max_bytes must be a positive integer, got {max_bytes!r}")
+        return float(max_bytes)
+    return None
+
+
+def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
+    """The file nearest in size to `target`, or if `strict` the best one not above it.
+
+    The log of the size is close to linear in quality, so interpolating between the bracketing tries (regula
+    falsi, halved when one end sticks) takes three or four encodes.
+    """
+    low, high = container.QUALITY_MIN, container.QUALITY_MAX
+    tries = {low: at(low)}
+    if len(tries[low]) >= target:
+        if strict and len(tries[low]) > target:
+            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {len(tries[low])} bytes")
+        return tries[low]
+    tries[high] = at(high)
+    if len(tries[high]) <= target:
+        return tries[high]
+    for step in range(SEARCH_STEPS):
+        if high - low <= 1:
+            break
+        a, b = math.log(len(tries[low]) / target), math.log(len(tries[high]) / target)
+        share = 0.5 if step % 3 == 2 else a / (a - b)
+        middle = min(high - 1, max(low + 1, round(low + share * (high - low))))
+        tries[middle] = at(middle)
+        size = len(tries[middle])
+        if (1 - SEARCH_TOLERANCE / 3) * target <= size <= target * (1 if strict else 1 + SEARCH_TOLERANCE / 3):
+            return tries[middle]
+        low, high = (middle, high) if size <= target else (low, middle)
+    if strict:
+        return tries[low]
+    return min((tries[low], tries[high]), key=lambda data: abs(len(data) - target))
+
+
+def decode_file(file: File) -> NDArray[np.uint8]:
+    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFile when it is damaged."""
+    header = file.header
+    alpha_payload = file.get(ALPHA)
+    alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
+    engine = Engine(load_weights(header.model))
+    pixels = engine.synthesise(engine.read_streams(file.codes, header), header)
+    return pixels if alpha is None else np.dstack([pixels, alpha])
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Decode the bytes of an `.mcq` file to uint8 (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3), (H, W, 4).
+
+    Raises ValueError (`container.NotMcq`) when it is no `.mcq` file, OSError when it is damaged or needs
+    weights that are not here.
+    """
+    return decode_file(container.read(io.BytesIO(data)))

@@ -1,0 +1,129 @@
+"""Entropy coding: symbols and table indices <-> bytes, integers only (no torch).
+
+A level's symbols are coded group by group, stage by stage; inside a stage all symbols that share a table are
+coded in one call, tables in ascending (context, class) order, positions in raster order.  Context 0 holds
+the positions where all coarser words of the group were zero, context 1 the others, so a decoder knows every
+table before it needs it.  The range coder is `constriction`'s (32-bit words, 64-bit state, 24-bit
+probabilities), behind this module because it is built for few platforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOTAL = 1 << 16  # counts of one table sum to this
+
+
+class DamagedStream(ValueError):
+    """The bytes are not a code stream made with these tables."""
+
+
+@lru_cache(maxsize=1)
+def _constriction() -> Any:
+    import constriction
+
+    return constriction.stream
+
+
+def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Positive weights (..., K) -> counts >= 1 that sum to 65536 along the last axis."""
+    k = weights.shape[-1]
+    share = weights / weights.sum(-1, keepdims=True) * (TOTAL - k)
+    counts = np.floor(share).astype(np.int64) + 1
+    missing = TOTAL - counts.sum(-1)  # fewer than K: give one each to the largest remainders
+    rank = np.argsort(np.argsort(-(share - np.floor(share)), axis=-1, kind="stable"), axis=-1, kind="stable")
+    counts += rank < missing[..., None]
+    return counts.astype(np.uint16)
+
+
+class LevelTables:
+    """The tables of a level: for each group a list of stages, each (contexts, classes, K) uint16 counts."""
+
+    def __init__(self, groups: Sequence[Sequence[NDArray[np.uint16]]]) -> None:
+        for stages in groups:
+            for table in stages:
+                counts = table.astype(np.int64)
+                if counts.min() < 1 or (counts.sum(-1) != TOTAL).any():
+                    raise ValueError("probability counts must be at least 1 and sum to 65536")
+        self.groups = groups
+        self.symbols = sum(len(stages) for stages in groups)
+        self._models: dict[tuple[int, int, int, int], Any] = {}
+
+    def model(self, group: int, stage: int, context: int, index: int) -> Any:
+        """The range coder's model of one table."""
+        key = (group, stage, context, index)
+        found = self._models.get(key)
+        if found is None:
+            counts = self.groups[group][stage][context, index].astype(np.float32)
+            # the coder adds one to each of these and has 2^24 in all: P = counts / 65536, exactly
+            exact = np.ascontiguousarray(counts * np.float32(256) - np.float32(1))
+            found = _constriction().model.Categorical(exact, perfect=False)
+            self._models[key] = found
+        return found
+
+
+def _segments(classes: NDArray[np.uint8], busy: NDArray[np.bool_] | None, count: int) -> list[tuple[int, int, Any]]:
+    """(context, class, positions) of every table in use, in coding order."""
+    key = classes if busy is None else classes + np.uint8(count) * busy
+    order = np.argsort(key, kind="stable")
+    used, starts = np.unique(key[order], return_index=True)
+    parts = np.split(order, starts[1:])
+    return [(int(k) // count, int(k) % count, part) for k, part in zip(used, parts, strict=True)]
+
+
+def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> bytes:
+    """Codes (symbols, N) under classes (groups, N) -> the bytes of one code stream."""
+    coder = _constriction().queue.RangeEncoder()
+    row = 0
+    for g, stages in enumerate(tables.groups):
+        busy: NDArray[np.bool_] | None = None
+        for s, table in enumerate(stages):
+            symbols = codes[row].astype(np.int32)
+            for context, index, at in _segments(classes[g], busy, table.shape[1]):
+                coder.encode(np.ascontiguousarray(symbols[at]), tables.model(g, s, context, index))
+            busy = symbols != 0 if busy is None else busy | (symbols != 0)
+            row += 1
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype("<u4").tobytes()
+
+
+def decode(data: bytes, classes: NDArray[np.uint8], tables: LevelTables) -> NDArray[np.int16]:
+    """One code stream under classes (groups, N) -> codes (symbols, N); DamagedStream if it is none."""
+    if len(data) % 4:
+        raise DamagedStream(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
+    coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+    codes = np.empty((tables.symbols, classes.shape[1]), np.int16)
+    row = 0
+    try:
+        for g, stages in enumerate(tables.groups):
+            busy: NDArray[np.bool_] | None = None
+            for s, table in enumerate(stages):
+                for context, index, at in _segments(classes[g], busy, table.shape[1]):
+                    codes[row, at] = coder.decode(tables.model(g, s, context, index), len(at))
+                busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
+                row += 1
+        exhausted = coder.maybe_exhausted()
+    except (AssertionError, KeyError, ValueError) as error:
+        raise DamagedStream(f"the code stream is damaged ({error})") from error
+    if not exhausted:
+        raise DamagedStream("the code stream does not end where its codes do")
+    return codes
+
+
+def information(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> float:
+    """Ideal code length in bits of what `encode` would write."""
+    bits, row = 0.0, 0
+    for g, stages in enumerate(tables.groups):
+        busy = np.zeros(codes.shape[1], bool)
+        for table in stages:
+            context = busy.astype(np.int64) if table.shape[0] > 1 else 0
+            counts = table[context, classes[g], codes[row]]
+            bits += float((16 - np.log2(counts.astype(np.float64))).sum())
+            busy |= codes[row] != 0
+            row += 1
+    return bits

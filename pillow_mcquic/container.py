@@ -1,0 +1,283 @@
+"""The `.mcq` container: header, chunks, checksums (docs/format.md). Standard library only.
+
+    magic (8) | version, mode, quality, model id, width, height | CRC-32 | chunk ... chunk
+    chunk: type (1) | length (varint) | payload | CRC-32 of type, length and payload
+
+An upper-case type is critical: a reader that does not know it must refuse the file.  A lower-case type is
+optional: a reader skips it.  The code streams come last and end the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import struct
+import zlib
+from typing import BinaryIO
+
+# non-ASCII, name, CR LF, ^Z, LF: damage by text-mode copies shows in the magic already
+MAGIC = b"\x8bMCQ\r\n\x1a\n"
+VERSION_MAJOR, VERSION_MINOR = 1, 0
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels
+QUALITY_ONE, QUALITY_MIN, QUALITY_MAX = 256, 256, 2048
+MAX_SIDE = (1 << 28) - 1
+# each 16x16 square costs at least a quarter of a bit, so a header cannot claim a picture its codes can't hold
+MAX_SQUARES_PER_BYTE = 32
+
+CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT = b"C", b"A", b"e", b"i", b"x", b"d", b"c"
+KNOWN = frozenset((CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT))
+HEADER_MAX = 8 + 8 + 2 * 4 + 4
+ALPHA_FILTERS = 3  # 0: plain; 1: difference to the left; 2: difference to the row above
+
+
+class NotMcq(ValueError):
+    """The bytes do not begin with the magic."""
+
+
+class BadFile(OSError):
+    """A `.mcq` file that cannot be read; the message says what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says of its picture; quality in 256ths, `model` the 4-byte id of the weights."""
+
+    width: int
+    height: int
+    mode: str
+    quality: int
+    model: bytes
+    version: tuple[int, int] = (VERSION_MAJOR, VERSION_MINOR)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(rows, columns) of the code grids of levels 1, 2 and 3."""
+        h, w = -(-self.height // 16), -(-self.width // 16)
+        return (h, w), (-(-h // 2), -(-w // 2)), (-(-h // 4), -(-w // 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One typed piece of a file; `size` counts its type, length and checksum too."""
+
+    kind: bytes
+    payload: bytes
+    size: int
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128, at most 4 bytes."""
+    if not 0 <= value <= MAX_SIDE:
+        raise ValueError(f"varint value must be 0..{MAX_SIDE}, got {value}")
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Reader:
+    """Bounded reads from a file object: what is announced is checked against what is there."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.taken = file, 0
+
+    def read(self, count: int, what: str) -> bytes:
+        """Exactly `count` bytes, read piecemeal so that a forged length allocates nothing; BadFile if short."""
+        parts, missing = [], count
+        while missing:
+            part = self.file.read(min(missing, 1 << 20))
+            if not part:
+                raise BadFile(f"truncated .mcq file: {what} needs {count} bytes, {count - missing} are there")
+            parts.append(part)
+            missing -= len(part)
+        self.taken += count
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def varint(self, what: str) -> tuple[int, bytes]:
+        """An unsigned LEB128 number and its bytes; only the shortest form is accepted."""
+        value, raw = 0, b""
+        for shift in (0, 7, 14, 21):
+            raw += self.read(1, what)
+            value |= (raw[-1] & 0x7F) << shift
+            if raw[-1] < 0x80:
+                if len(raw) > 1 and raw[-1] == 0:
+                    raise BadFile(f"damaged .mcq file: {what} is not in its shortest form")
+                return value, raw
+        raise BadFile(f"damaged .mcq file: {what} has more than 4 bytes")
+
+
+def crc(data: bytes) -> bytes:
+    return struct.pack("<I", zlib.crc32(data))
+
+
+def write_header(header: Header) -> bytes:
+    """The bytes of a header, magic and checksum included; ValueError for what the format cannot hold."""
+    if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
+        raise ValueError(f"width and height must be 1..{MAX_SIDE}, got {header.width}x{header.height}")
+    if not QUALITY_MIN <= header.quality <= QUALITY_MAX:
+        raise ValueError(f"quality must be {QUALITY_MIN}..{QUALITY_MAX} 256ths, got {header.quality}")
+    mode = {name: number for number, name in MODES.items()}[header.mode]
+    version = header.version[0] << 4 | header.version[1]
+    fields = struct.pack("<BBH4s", version, mode, header.quality, header.model)
+    body = MAGIC + fields + varint(header.width) + varint(header.height)
+    return body + crc(body)
+
+
+def read_header(reader: Reader) -> Header:
+    """Parse and check a header; NotMcq without our magic, BadFile for anything else that is wrong."""
+    magic = reader.file.read(len(MAGIC))
+    reader.taken += len(magic)
+    if magic != MAGIC:
+        raise NotMcq("not an .mcq file")
+    version = reader.read(1, "the header")
+    major, minor = version[0] >> 4, version[0] & 15
+    if major != VERSION_MAJOR:
+        raise BadFile(
+            f".mcq format version {major}.{minor} is not supported: this pillow_mcquic reads {VERSION_MAJOR}.x; "
+            "a newer release may read it, or the file is damaged"
+        )
+    fields = reader.read(7, "the header")
+    width, raw_width = reader.varint("the width")
+    height, raw_height = reader.varint("the height")
+    if reader.read(4, "the header") != crc(magic + version + fields + raw_width + raw_height):
+        raise BadFile("damaged .mcq file: the header's checksum is wrong")
+    mode, quality, model = struct.unpack("<BH4s", fields)
+    if mode not in MODES or not width or not height or not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise BadFile(
+            f"damaged .mcq file: header says mode {mode}, {width}x{height} pixels, quality {quality}/256"
+        )
+    return Header(width, height, MODES[mode], quality, model, (major, minor))
+
+
+def write_chunk(kind: bytes, payload: bytes) -> bytes:
+    """The bytes of a chunk; ValueError beyond 256 MiB."""
+    body = kind + varint(len(payload)) + payload
+    return body + crc(body)
+
+
+def _chunk_head(reader: Reader) -> tuple[bytes, int, bytes]:
+    """Type, payload length, and the bytes both stand in; BadFile for a type that must be known and is not."""
+    kind = reader.read(1, "a chunk")
+    if not kind.isalpha():
+        raise BadFile(f"damaged .mcq file: {kind!r} is no chunk type")
+    if kind.isupper() and kind not in KNOWN:
+        raise BadFile(
+            f"this .mcq file needs a feature (chunk {kind.decode()}) that this pillow_mcquic does not know; "
+            "a newer release may read it"
+        )
+    length, raw = reader.varint(f"the length of chunk {kind.decode()}")
+    return kind, length, kind + raw
+
+
+def peek_chunk(reader: Reader) -> tuple[bytes, int]:
+    """Type and payload length of the next chunk; the file is left at its payload."""
+    kind, length, _ = _chunk_head(reader)
+    return kind, length
+
+
+def read_chunk(reader: Reader) -> Chunk:
+    """The next chunk, checked; BadFile for damage or an unknown critical type."""
+    begin = reader.taken
+    kind, length, head = _chunk_head(reader)
+    payload = reader.read(length, f"chunk {kind.decode()}")
+    if reader.read(4, f"chunk {kind.decode()}") != crc(head + payload):
+        raise BadFile(f"damaged .mcq file: the checksum of chunk {kind.decode()} is wrong")
+    return Chunk(kind, payload, reader.taken - begin)
+
+
+def check_claim(header: Header, codes_length: int) -> None:
+    """BadFile when so few bytes of codes cannot hold so large a picture."""
+    rows, columns = header.grids[0]
+    if rows * columns > MAX_SQUARES_PER_BYTE * codes_length:
+        raise BadFile(
+            f"damaged .mcq file: {codes_length} bytes of codes cannot hold {header.width}x{header.height} pixels"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A whole file in memory, checked."""
+
+    header: Header
+    chunks: tuple[Chunk, ...]
+    header_size: int
+
+    def get(self, kind: bytes) -> bytes | None:
+        """Payload of the chunk of a type, None without it."""
+        return next((c.payload for c in self.chunks if c.kind == kind), None)
+
+    @property
+    def codes(self) -> tuple[bytes, bytes, bytes]:
+        """The code streams of levels 1, 2 and 3."""
+        return split_codes(self.chunks[-1].payload)
+
+
+def read(file: BinaryIO) -> File:
+    """Read a file up to the end of its codes; what follows is not touched.
+
+    NotMcq without our magic; BadFile with a sentence for every other fault.
+    """
+    reader = Reader(file)
+    header = read_header(reader)
+    return _read_chunks(reader, header, reader.taken)
+
+
+def read_body(header: Header, data: bytes) -> File:
+    """As `read`, from the bytes after the header and some of its metadata chunks."""
+    return _read_chunks(Reader(io.BytesIO(data)), header, 0)
+
+
+def _read_chunks(reader: Reader, header: Header, header_size: int) -> File:
+    chunks: list[Chunk] = []
+    while not chunks or chunks[-1].kind != CODES:
+        chunk = read_chunk(reader)
+        if chunk.kind in KNOWN and any(c.kind == chunk.kind for c in chunks):
+            raise BadFile(f"damaged .mcq file: chunk {chunk.kind.decode()} occurs twice")
+        if chunks and chunks[-1].kind == ALPHA and chunk.kind != CODES:
+            raise BadFile(f"damaged .mcq file: chunk {chunk.kind.decode()} between alpha and codes")
+        chunks.append(chunk)
+    result = File(header, tuple(chunks), header_size)
+    check_claim(header, len(chunks[-1].payload))
+    split_codes(chunks[-1].payload)
+    if (result.get(ALPHA) is not None) != header.mode.endswith("A"):
+        raise BadFile(f"damaged .mcq file: mode {header.mode} does not go with its alpha chunk")
+    return result
+
+
+def join_codes(streams: tuple[bytes, bytes, bytes]) -> bytes:
+    """Payload of the codes chunk: lengths of the level-3 and level-2 streams, then streams 3, 2, 1."""
+    level1, level2, level3 = streams
+    return varint(len(level3)) + varint(len(level2)) + level3 + level2 + level1
+
+
+def split_codes(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """The inverse of `join_codes`; BadFile when the lengths do not fit."""
+    reader = Reader(io.BytesIO(payload))
+    length3, _ = reader.varint("the length of stream 3")
+    length2, _ = reader.varint("the length of stream 2")
+    level3, level2 = reader.read(length3, "stream 3"), reader.read(length2, "stream 2")
+    return payload[reader.taken :], level2, level3
+
+
+def pack_dpi(dpi: tuple[float, float]) -> bytes:
+    """Payload of the dpi chunk: horizontal and vertical dots per inch, float64."""
+    return struct.pack("<dd", *dpi)
+
+
+def unpack_dpi(payload: bytes) -> tuple[float, float]:
+    """The inverse of `pack_dpi`; BadFile when it is no pair of positive numbers."""
+    if len(payload) == 16:
+        x, y = struct.unpack("<dd", payload)
+        if math.isfinite(x) and math.isfinite(y) and x > 0 and y > 0:
+            return x, y
+    raise BadFile("damaged .mcq file: the dpi chunk is not two positive numbers")
+
+
+def write(header: Header, codes: tuple[bytes, bytes, bytes], chunks: dict[bytes, bytes]) -> bytes:
+    """A whole file: header, the given chunks, then the codes."""
+    ordered = sorted(chunks.items(), key=lambda item: item[0] == ALPHA)  # alpha goes next to the codes
+    parts = [write_header(header), *(write_chunk(kind, payload) for kind, payload in ordered)]
+    return b"".join([*parts, write_chunk(CODES, join_codes(codes))])

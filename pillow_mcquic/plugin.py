@@ -1,0 +1,176 @@
+"""Pillow plugin: registers format "MCQ", extension .mcq, MIME type image/x-mcq."""
+
+from __future__ import annotations
+
+import io
+from typing import IO, Any
+
+from PIL import Image, ImageFile
+
+from . import container
+from .container import ALPHA, CODES, COMMENT, DPI, EXIF, ICC, XMP, BadFile
+
+FORMAT = "MCQ"
+# how a Pillow mode is stored; the rest is refused, since converting would lose what the caller has
+MODES = {
+    "1": "L",
+    "L": "L",
+    "LA": "LA",
+    "La": "LA",
+    "P": "RGB",
+    "PA": "RGBA",
+    "RGB": "RGB",
+    "RGBX": "RGB",
+    "RGBA": "RGBA",
+    "RGBa": "RGBA",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+}
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(container.MAGIC)
+
+
+class McqImageFile(ImageFile.ImageFile):
+    """A `.mcq` file opened by Pillow: header and metadata are read, pixels are decoded by `load`."""
+
+    format = FORMAT
+    format_description = "McQuic learned image"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        reader = container.Reader(self.fp)
+        try:
+            header = container.read_header(reader)
+        except container.NotMcq as error:
+            raise SyntaxError(str(error)) from error
+        start = self.fp.tell()
+        while True:
+            kind, length = container.peek_chunk(reader)
+            if kind in (ALPHA, CODES):
+                break
+            self.fp.seek(start)
+            self._take(container.read_chunk(reader))
+            start = self.fp.tell()
+        if kind == ALPHA:
+            self.fp.seek(length + 4, io.SEEK_CUR)
+            kind, length = container.peek_chunk(reader)
+        if kind != CODES:
+            raise BadFile(f"damaged .mcq file: chunk {kind.decode()} between alpha and codes")
+        # Pillow allocates the picture before the decoder sees a byte, so the claim is checked here
+        container.check_claim(header, length)
+        payload = self.fp.tell() + length + 4 - start
+
+        from . import weights
+
+        weights.find(header.model)  # an unknown model is reported by open, not by load
+        self._size = header.width, header.height
+        self._mode = header.mode
+        self.info["quality"] = header.quality / container.QUALITY_ONE
+        self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
+        self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload))]
+
+    def _take(self, chunk: container.Chunk) -> None:
+        """Put a metadata chunk into `info`; chunks of unknown optional types are skipped."""
+        if chunk.kind in (EXIF, XMP, COMMENT):
+            name = {EXIF: "exif", XMP: "xmp", COMMENT: "comment"}[chunk.kind]
+            self.info[name] = chunk.payload
+        elif chunk.kind == ICC:
+            self.info["icc_profile"] = chunk.payload
+        elif chunk.kind == DPI:
+            self.info["dpi"] = container.unpack_dpi(chunk.payload)
+
+
+class McqDecoder(ImageFile.PyDecoder):
+    """Waits for the alpha and codes chunks, then decodes them at once."""
+
+    def decode(self, buffer: bytes | Any) -> tuple[int, int]:
+        header, expected = self.args
+        if len(buffer) < expected:
+            return 0, 0
+        from . import codec
+
+        file = container.read_body(header, bytes(buffer[:expected]))
+        self.set_as_raw(codec.decode_file(file).tobytes())
+        return -1, 0
+
+
+def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
+    """Metadata chunks from save options; ValueError naming the option that cannot be stored."""
+    chunks: dict[bytes, bytes] = {}
+    exif = options.get("exif")
+    if isinstance(exif, Image.Exif):
+        exif = exif.tobytes()
+    for name, kind, value in (
+        ("exif", EXIF, exif),
+        ("icc_profile", ICC, options.get("icc_profile", im.info.get("icc_profile"))),
+        ("xmp", XMP, options.get("xmp")),
+        ("comment", COMMENT, options.get("comment")),
+    ):
+        if value is None or value == b"" or value == "":
+            continue
+        if isinstance(value, str) and kind in (XMP, COMMENT):
+            value = value.encode()
+        if not isinstance(value, (bytes, bytearray)):
+            raise ValueError(f"{name} must be bytes, got {type(value).__name__}")
+        chunks[kind] = bytes(value)
+    dpi = options.get("dpi")
+    if dpi is not None:
+        try:
+            x, y = (float(v) for v in dpi)
+            chunks[DPI] = container.pack_dpi((x, y))
+            container.unpack_dpi(chunks[DPI])
+        except (TypeError, ValueError, BadFile) as error:
+            raise ValueError(f"dpi must be two positive numbers, got {dpi!r}") from error
+    return chunks
+
+
+def to_pixels(im: Image.Image) -> Any:
+    """Image -> uint8 array in the mode it is stored in; ValueError for a mode that has none."""
+    import numpy as np
+
+    mode = MODES.get(im.mode)
+    if mode is None:
+        raise ValueError(
+            f"cannot save mode {im.mode} as MCQ: convert to one of {', '.join(MODES)} first, "
+            "for example with image.convert('RGB')"
+        )
+    if im.has_transparency_data and not mode.endswith("A"):
+        mode = "LA" if mode == "L" and im.mode != "P" else "RGBA"
+    if im.mode != mode:
+        im = im.convert("RGBA").convert(mode) if im.mode in ("1", "La", "RGBa") and mode[-1] == "A" else im.convert(mode)
+    return np.asarray(im)
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    from . import codec
+
+    options: dict[str, Any] = im.encoderinfo
+    if im.width == 0 or im.height == 0:
+        raise ValueError(f"cannot save an image of size {im.width}x{im.height} as MCQ")
+    data = codec.encode(
+        to_pixels(im),
+        quality=options.get("quality"),
+        target_bpp=options.get("target_bpp"),
+        max_bytes=options.get("max_bytes"),
+        chunks=_metadata(im, options),
+    )
+    fp.write(data)  # once, when nothing can fail any more
+
+
+def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    frames = getattr(im, "n_frames", 1) + len(list(im.encoderinfo.get("append_images") or ()))
+    if frames != 1:
+        raise ValueError(f"an .mcq file holds one image, got {frames} frames: save them one by one")
+    _save(im, fp, filename)
+
+
+def register() -> None:
+    """Register the format with Pillow; doing it twice changes nothing."""
+    Image.register_open(FORMAT, McqImageFile, _accept)
+    Image.register_save(FORMAT, _save)
+    Image.register_save_all(FORMAT, _save_all)
+    Image.register_extension(FORMAT, ".mcq")
+    Image.register_mime(FORMAT, "image/x-mcq")
+    Image.register_decoder("mcq", McqDecoder)

@@ -1,0 +1,103 @@
+"""Device, precision, threads and forks: where and how inference runs, decided at first use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICE_VARIABLE = "PILLOW_MCQUIC_DEVICE"
+PRECISION_VARIABLE = "PILLOW_MCQUIC_PRECISION"
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+_options = {"device": "", "precision": ""}
+_forked = False
+lock = threading.Lock()  # guards what is loaded once
+
+
+def configure(*, device: str | None = None, precision: str | None = None) -> None:
+    """Fix the device and the precision of the networks for this process, before or between images.
+
+    device: "auto" (CUDA where there is one, not in a forked child), "cpu", "cuda" or "cuda:N".
+    precision: "auto" (bfloat16 where the processor has it), "float32" or "bfloat16".
+    Environment variables PILLOW_MCQUIC_DEVICE and PILLOW_MCQUIC_PRECISION set the defaults.
+    Raises ValueError for any other value.
+    """
+    if device is not None:
+        _check_device(device)
+        _options["device"] = device
+    if precision is not None:
+        _check_precision(precision)
+        _options["precision"] = precision
+
+
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+
+
+def _after_fork_in_child() -> None:
+    global _forked, lock
+    _forked = True
+    lock = threading.Lock()  # the parent may have held it in another thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+_threads_fixed = False
+
+
+def prepare_thread_pool() -> None:
+    """In a forked child, keep torch from waiting for threads that only the parent has.
+
+    The parent's OpenMP pool does not exist in the child, where the first parallel operation would hang for
+    ever.  One thread is also what a data loader's worker wants.
+    """
+    global _threads_fixed
+    if _forked and not _threads_fixed:
+        import torch
+
+        torch.set_num_threads(1)
+        _threads_fixed = True
+
+
+def device() -> torch.device:
+    """The device inference runs on now."""
+    import torch
+
+    name = _options["device"] or os.environ.get(DEVICE_VARIABLE) or "auto"
+    _check_device(name)
+    if name == "auto":
+        # CUDA cannot be used in a child forked from a process that used it: do not even ask
+        name = "cuda" if not _forked and torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def bfloat16_native(where: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware."""
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.get_device_capability(where) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def network_dtype(where: torch.device) -> torch.dtype:
+    """dtype the networks run in on a device; the linear shortcut is always float32."""
+    import torch
+
+    name = _options["precision"] or os.environ.get(PRECISION_VARIABLE) or "auto"
+    _check_precision(name)
+    if name == "auto":
+        name = "bfloat16" if bfloat16_native(where) else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -1,0 +1,182 @@
+"""Checkpoint -> weights file: class networks to integers, tables re-counted, real bytes checked.
+
+The trained tables belong to fractional classes and a float network; the deployed ones to whole classes from
+the integer network.  So the deployed encoder itself is run over training crops at all qualities, and what it
+would write is counted; the learned tables enter as a prior for what was seen seldom.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .. import codec, weights
+from ..coder import normalise_counts
+from ..container import MAX_SQUARES_PER_BYTE
+from ..model.prior import CLASS_ONE, export_class_network, export_embedding
+from . import data
+from .objective import LevelTables, Objective, new_objective
+from .settings import Settings
+from .train import lambdas, validate
+
+PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
+COUNT_CROP = 512
+TOLERANCE = 0.015  # between real bytes and the training-time estimate
+FLOAT16_MAX = 65504.0
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def load_objective(checkpoint: Path) -> tuple[Objective, Settings]:
+    """Objective and settings of a checkpoint; ValueError when it is none."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or "objective" not in state:
+        raise ValueError(f"{checkpoint} is not a checkpoint of this training")
+    settings = Settings.from_dict(json.loads(state["settings"]))
+    channels = sum(bank.groups * bank.dim for bank in settings.model.level1)
+    klt = torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels)
+    qualities = torch.arange(1.0, 9.0)
+    objective = new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
+    objective.load_state_dict(state["objective"])
+    return objective.eval(), settings
+
+
+def float_arrays(objective: Objective) -> Arrays:
+    """Networks as float16, what needs it as float32."""
+    arrays: Arrays = {}
+    for name, tensor in objective.model.state_dict().items():
+        full = any(part in name for part in weights.FULL_PRECISION)
+        if not full and float(tensor.abs().max()) > FLOAT16_MAX:
+            raise ValueError(f"{name} does not fit float16")
+        arrays[f"net.{name}"] = tensor.to(torch.float32 if full else torch.float16).numpy()
+    return arrays
+
+
+def prior_arrays(objective: Objective) -> Arrays:
+    """Class networks, static classes and embeddings as integers."""
+    arrays: Arrays = {}
+    for number, network in ((1, objective.class_network_1), (2, objective.class_network_2)):
+        for name, tensor in export_class_network(network).items():
+            arrays[f"prior.network_{number}.{name}"] = tensor.numpy()
+    static = torch.round(objective.class_3.detach().double() * CLASS_ONE)
+    arrays["prior.class_3"] = static.to(torch.int32).numpy()
+    for level, quantiser in ((2, objective.model.quantiser2), (3, objective.model.quantiser3)):
+        for b, bank in enumerate(quantiser.banks):
+            for s, words in enumerate(bank.words):
+                arrays[f"prior.embedding_{level}.{b}.{s}"] = export_embedding(words).numpy()
+    return arrays
+
+
+def learned_tables(level: int, tables: LevelTables) -> Arrays:
+    """Probabilities (groups, contexts, classes, K) of every bank and stage, float64."""
+    return {
+        f"tables.{level}.{b}.{s}": torch.softmax(logits.detach().double(), -1).numpy()
+        for b, bank in enumerate(tables.banks)
+        for s, logits in enumerate(bank.logits)
+    }
+
+
+class Counter:
+    """Counts what the deployed encoder would write, table by table."""
+
+    def __init__(self, engine: codec.Engine, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.engine = engine
+        self.counts = {name: np.zeros(shape) for name, shape in shapes.items()}
+
+    def add(self, pixels: NDArray[np.uint8], quality: int) -> None:
+        """Encode one picture at a quality (256ths) and count its codewords."""
+        codes = self.engine.quantise(pixels, quality)
+        for level, mine in enumerate(codes, 1):
+            classes = self.engine.classes(level, codes[1:], quality, mine.shape[1:])
+            flat = mine.reshape(mine.shape[0], -1)
+            row = group = 0
+            for b, bank in enumerate(self.engine.weights.config.banks(level)):
+                for g in range(bank.groups):
+                    busy = np.zeros(flat.shape[1], np.int64)
+                    for s in range(len(bank.stages)):
+                        table = self.counts[f"tables.{level}.{b}.{s}"][g]
+                        contexts, count, k = table.shape
+                        at = classes[group].astype(np.int64) * k + flat[row]
+                        if contexts > 1:
+                            at += busy * (count * k)
+                        table += np.bincount(at, minlength=table.size).reshape(table.shape)
+                        busy |= flat[row] != 0
+                        row += 1
+                    group += 1
+
+
+def check_least_cost(arrays: Arrays) -> None:
+    """Raise ValueError unless a 16x16 square always costs what the container's claim check relies on."""
+    least = 0.0
+    for name, counts in arrays.items():
+        if name.startswith("tables.1."):
+            per_group = 16 - np.log2(counts.astype(np.float64).max(axis=(1, 2, 3)))
+            least += float(per_group.sum())
+    if least * MAX_SQUARES_PER_BYTE < 8:
+        raise ValueError(f"a square can cost as little as {least:.3f} bits, the format promises more")
+
+
+def export(
+    checkpoint: Path,
+    folder: Path,
+    photos_folder: str,
+    *,
+    val_folder: str | None = None,
+    crops: int = 600,
+) -> Path:
+    """Write the weights file of a checkpoint into `folder` and print the check on `val_folder`.
+
+    Raises ValueError when real bytes on the validation photos differ from the estimate by more than 1.5 %.
+    """
+    objective, settings = load_objective(checkpoint)
+    config_text = weights.dump_config(settings.model)
+    arrays = {**float_arrays(objective), **prior_arrays(objective)}
+    learned = {
+        **learned_tables(1, objective.tables_1),
+        **learned_tables(2, objective.tables_2),
+        **learned_tables(3, objective.tables_3),
+    }
+    provisional = {name: normalise_counts(p + 1e-9) for name, p in learned.items()}
+
+    photos = data.load_photos(photos_folder)
+    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}))
+    counter = Counter(engine, {name: p.shape for name, p in learned.items()})
+    rng = np.random.default_rng(0)
+    for i in range(crops):
+        photo = photos[rng.integers(len(photos))]
+        size = [min(COUNT_CROP, n) for n in photo.shape[:2]]
+        top, left = (int(rng.integers(0, n - s + 1)) for n, s in zip(photo.shape[:2], size, strict=True))
+        crop = np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]])
+        counter.add(crop, int(rng.integers(256, 2049)))
+        if (i + 1) % 100 == 0:
+            print(f"# counted {i + 1}/{crops} crops", flush=True)
+    for name, counts in counter.counts.items():
+        arrays[name] = normalise_counts(counts + PRIOR_WEIGHT * learned[name] + 1e-6)
+    check_least_cost(arrays)
+    path = weights.save(folder, config_text, arrays, json.dumps(settings.to_dict()))
+    print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    if val_folder:
+        check_bytes(objective, settings, path, data.load_photos(val_folder))
+    return path
+
+
+def check_bytes(objective: Objective, settings: Settings, path: Path, photos: list[NDArray[np.uint8]]) -> None:
+    """Print estimated against real bits per pixel over photos; ValueError beyond the tolerance."""
+    engine = codec.Engine(weights.load(path))
+    qualities = (1, 3, 5, 8)
+    estimate = validate(objective, settings, photos, torch.device("cpu"), qualities)["bpp"]
+    rates = []
+    for quality in qualities:
+        for photo in photos:
+            streams = engine.write_streams(engine.quantise(photo, quality * 256), quality * 256)
+            rates.append(8 * sum(map(len, streams)) / (photo.shape[0] * photo.shape[1]))
+    real = float(np.mean(rates))
+    print(f"bits per pixel over {len(photos)} photos: estimated {estimate:.4f}, real {real:.4f}", flush=True)
+    if abs(real / estimate - 1) > TOLERANCE:
+        raise ValueError(f"real rate {real:.4f} is not within {TOLERANCE:.1%} of the estimate {estimate:.4f}")
+

@@ -1,0 +1,152 @@
+"""Weights files: one safetensors file holds networks (floats), codebooks, integer prior and tables.
+
+A file is named by its id, the first four bytes (hex) of a SHA-256 over everything in it; `.mcq` files carry
+the id, so every file finds the weights it was made with, and no other weights touch it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .container import BadFile
+
+if TYPE_CHECKING:
+    from .coder import LevelTables
+    from .model.network import Config, Model
+    from .model.prior import Prior
+
+BUNDLED = Path(__file__).parent / "weights"
+DEFAULT_ID = (BUNDLED / "default").read_text().strip() if (BUNDLED / "default").exists() else ""
+FOLDERS_VARIABLE = "PILLOW_MCQUIC_WEIGHTS"
+# one float32 tensor of these is small, and its rounding would be seen
+FULL_PRECISION = ("klt_", "patch_mean", "deviation", "words.", "log_gain_")
+
+
+def folders() -> list[Path]:
+    """Where weights are looked for: $PILLOW_MCQUIC_WEIGHTS (a path list), then the bundled ones."""
+    extra = os.environ.get(FOLDERS_VARIABLE, "")
+    return [Path(p) for p in extra.split(os.pathsep) if p] + [BUNDLED]
+
+
+def find(model_id: bytes) -> Path:
+    """The weights file of an id; BadFile saying what to do when it is not there."""
+    name = f"{model_id.hex()}.safetensors"
+    for folder in folders():
+        if (folder / name).is_file():
+            return folder / name
+    known = sorted(p.stem for folder in folders() for p in folder.glob("*.safetensors"))
+    raise BadFile(
+        f"this .mcq file was made with model {model_id.hex()}, which is not here (known: {', '.join(known)}); "
+        f"upgrade pillow_mcquic, or put {name} into a folder named by ${FOLDERS_VARIABLE}"
+    )
+
+
+def default_id() -> bytes:
+    """Id of the model that encodes: $PILLOW_MCQUIC_MODEL (hex) or the bundled default."""
+    text = os.environ.get("PILLOW_MCQUIC_MODEL", DEFAULT_ID)
+    try:
+        model_id = bytes.fromhex(text)
+    except ValueError:
+        model_id = b""
+    if len(model_id) != 4:
+        raise ValueError(f"PILLOW_MCQUIC_MODEL must be 8 hexadecimal digits, got {text!r}")
+    return model_id
+
+
+def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """First 4 bytes of the SHA-256 over the configuration and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(config.encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        digest.update(tensor)
+    return digest.digest()[:4]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse."""
+
+    id: bytes
+    config: Config
+    model: Model
+    prior: Prior
+    tables: tuple[LevelTables, LevelTables, LevelTables]
+
+
+def save(
+    folder: str | os.PathLike[str],
+    config_text: str,
+    tensors: dict[str, NDArray[Any]],
+    settings_text: str,
+) -> Path:
+    """Write a weights file named by its id into a folder; `settings_text` is kept for the record."""
+    from safetensors.numpy import save_file
+
+    path = Path(folder) / f"{compute_id(config_text, tensors).hex()}.safetensors"
+    part = path.with_suffix(".part")
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(contiguous, part, {"config": config_text, "settings": settings_text})
+    os.replace(part, path)
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> Weights:
+    """Read a weights file; BadFile when its content does not give the id in its name."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with safe_open(path, "np") as file:
+            config_text = file.metadata()["config"]
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise BadFile(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
+    found = compute_id(config_text, arrays)
+    if found.hex() != path.stem:
+        raise BadFile(f"weights file {path} is damaged (its content has id {found.hex()}); reinstall pillow_mcquic")
+    return build(config_text, arrays)
+
+
+def build(config_text: str, arrays: Mapping[str, NDArray[Any]]) -> Weights:
+    """Networks, prior and tables from the tensors of a weights file."""
+    import torch
+
+    from .coder import LevelTables
+    from .model.network import Config, Model
+    from .model.prior import Prior
+
+    config = Config.from_dict(json.loads(config_text))
+    parameters = {
+        name.removeprefix("net."): torch.from_numpy(array).float()
+        for name, array in arrays.items()
+        if name.startswith("net.")
+    }
+    with torch.device("meta"):
+        model = Model(config)
+    model.load_state_dict(parameters, assign=True)
+    model.requires_grad_(False).eval()
+    prior = Prior(config, {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("prior.")})
+    levels = []
+    for level in (1, 2, 3):
+        groups = [
+            [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
+            for b, bank in enumerate(config.banks(level))
+            for g in range(bank.groups)
+        ]
+        levels.append(LevelTables(groups))
+    return Weights(compute_id(config_text, arrays), config, model, prior, (levels[0], levels[1], levels[2]))
+
+
+def dump_config(config: Config) -> str:
+    """The text of a configuration, as files hold it and ids are computed over it."""
+    return json.dumps(config.to_dict(), sort_keys=True)
