@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import coder, container, runtime
-from .container import ALPHA, BadFile, File, Header
+from .container import ALPHA, BadFileError, File, Header
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,8 @@ class Engine:
         H, W = pixels.shape[:2]
         if H % 16 or W % 16:
             pixels = np.pad(pixels, ((0, -H % 16), (0, -W % 16), (0, 0)), mode="edge")
+        elif not pixels.flags.writeable:
+            pixels = pixels.copy()  # torch warns of memory it could write to and must not
         image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
         h, w = image.shape[1] // 16, image.shape[2] // 16
         with torch.inference_mode(), self.networks():
@@ -148,9 +150,7 @@ class Engine:
                 classes = prior.classes_3(quality, size)
             else:
                 c2, c3 = (torch.from_numpy(c).to(self.device) if c is not None else None for c in codes)
-                classes = (
-                    prior.classes_2(c3, quality, size) if level == 2 else prior.classes_1(c3, c2, quality, size)
-                )
+                classes = prior.classes_2(c3, quality, size) if level == 2 else prior.classes_1(c3, c2, quality, size)
             return classes.flatten(1).cpu().numpy()
 
     def write_streams(self, codes: list[NDArray[np.int16]], quality: int) -> tuple[bytes, bytes, bytes]:
@@ -163,15 +163,15 @@ class Engine:
         return streams[0], streams[1], streams[2]
 
     def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> list[NDArray[np.int16]]:
-        """The inverse of `write_streams`; BadFile when the streams are damaged."""
+        """The inverse of `write_streams`; BadFileError when the streams are damaged."""
         codes: list[Any] = [None, None, None]
         for level in (3, 2, 1):
             size = header.grids[level - 1]
             classes = self.classes(level, codes[1:], header.quality, size)
             try:
                 flat = coder.decode(streams[level - 1], classes, self.weights.tables[level - 1])
-            except coder.DamagedStream as error:
-                raise BadFile(f"damaged .mcq file: level {level}: {error}") from error
+            except coder.DamagedStreamError as error:
+                raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
             codes[level - 1] = flat.reshape(-1, *size)
         return codes
 
@@ -200,7 +200,7 @@ class Engine:
             out = torch.empty(h * 16, w * 16, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
             tiled(decode, [(codes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
             cropped = out[:, : header.height, : header.width].permute(1, 2, 0)
-            pixels = cropped.contiguous().cpu().numpy()
+            pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
         return pixels[:, :, 0] if grey else pixels
 
 
@@ -226,16 +226,16 @@ def pack_alpha(alpha: NDArray[np.uint8]) -> bytes:
 
 
 def unpack_alpha(payload: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """The inverse of `pack_alpha`: (height, width) uint8; BadFile when it does not fit."""
+    """The inverse of `pack_alpha`: (height, width) uint8; BadFileError when it does not fit."""
     if not payload or payload[0] >= container.ALPHA_FILTERS:
-        raise BadFile("damaged .mcq file: unknown filter in the alpha chunk")
+        raise BadFileError("damaged .mcq file: unknown filter in the alpha chunk")
     stream = zlib.decompressobj()
     try:
         raw = stream.decompress(payload[1:], width * height + 1)
     except zlib.error as error:
-        raise BadFile(f"damaged .mcq file: alpha chunk: {error}") from error
+        raise BadFileError(f"damaged .mcq file: alpha chunk: {error}") from error
     if len(raw) != width * height or not stream.eof or stream.unused_data:
-        raise BadFile(f"damaged .mcq file: the alpha chunk does not hold {width}x{height} samples")
+        raise BadFileError(f"damaged .mcq file: the alpha chunk does not hold {width}x{height} samples")
     plane = np.frombuffer(raw, np.uint8).reshape(height, width)
     if payload[0] == 0:
         return plane
@@ -274,7 +274,11 @@ def encode(
     quality whose file is no larger).  chunks: payloads of metadata chunks by type (see `container`).
     Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
-    given = [name for name, value in (("quality", quality), ("target_bpp", target_bpp), ("max_bytes", max_bytes)) if value is not None]
+    given = [
+        name
+        for name, value in (("quality", quality), ("target_bpp", target_bpp), ("max_bytes", max_bytes))
+        if value is not None
+    ]
     if len(given) > 1:
         raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(given)}")
     fixed = quality_in_256ths(QUALITY_DEFAULT if quality is None else quality)
@@ -303,7 +307,7 @@ def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) 
     if target_bpp is not None:
         if isinstance(target_bpp, bool) or not isinstance(target_bpp, (int, float)) or not 0 < target_bpp < 1e6:
             raise ValueError(f"target_bpp must be a positive number of bits per pixel, got {target_bpp!r}")
-        return target_bpp * pixels.shape[0] * pixels.shape[1] / 8
+        return float(target_bpp * pixels.shape[0] * pixels.shape[1] / 8)
     if max_bytes is not None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, (int, np.integer)) or max_bytes < 1:
             raise ValueError(f"max_bytes must be a positive integer, got {max_bytes!r}")
@@ -343,7 +347,7 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
 
 
 def decode_file(file: File) -> NDArray[np.uint8]:
-    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFile when it is damaged."""
+    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFileError when it is damaged."""
     header = file.header
     alpha_payload = file.get(ALPHA)
     alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
@@ -355,7 +359,7 @@ def decode_file(file: File) -> NDArray[np.uint8]:
 def decode(data: bytes) -> NDArray[np.uint8]:
     """Decode the bytes of an `.mcq` file to uint8 (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3), (H, W, 4).
 
-    Raises ValueError (`container.NotMcq`) when it is no `.mcq` file, OSError when it is damaged or needs
+    Raises ValueError (`container.NotMcqError`) when it is no `.mcq` file, OSError when it is damaged or needs
     weights that are not here.
     """
     return decode_file(container.read(io.BytesIO(data)))

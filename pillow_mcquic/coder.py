@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 TOTAL = 1 << 16  # counts of one table sum to this
 
 
-class DamagedStream(ValueError):
+class DamagedStreamError(ValueError):
     """The bytes are not a code stream made with these tables."""
 
 
@@ -38,7 +38,8 @@ def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.uint16]:
     missing = TOTAL - counts.sum(-1)  # fewer than K: give one each to the largest remainders
     rank = np.argsort(np.argsort(-(share - np.floor(share)), axis=-1, kind="stable"), axis=-1, kind="stable")
     counts += rank < missing[..., None]
-    return counts.astype(np.uint16)
+    result: NDArray[np.uint16] = counts.astype(np.uint16)
+    return result
 
 
 class LevelTables:
@@ -93,9 +94,9 @@ def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTa
 
 
 def decode(data: bytes, classes: NDArray[np.uint8], tables: LevelTables) -> NDArray[np.int16]:
-    """One code stream under classes (groups, N) -> codes (symbols, N); DamagedStream if it is none."""
+    """One code stream under classes (groups, N) -> codes (symbols, N); DamagedStreamError if it is none."""
     if len(data) % 4:
-        raise DamagedStream(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
+        raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
     coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
     codes = np.empty((tables.symbols, classes.shape[1]), np.int16)
     row = 0
@@ -109,9 +110,9 @@ def decode(data: bytes, classes: NDArray[np.uint8], tables: LevelTables) -> NDAr
                 row += 1
         exhausted = coder.maybe_exhausted()
     except (AssertionError, KeyError, ValueError) as error:
-        raise DamagedStream(f"the code stream is damaged ({error})") from error
+        raise DamagedStreamError(f"the code stream is damaged ({error})") from error
     if not exhausted:
-        raise DamagedStream("the code stream does not end where its codes do")
+        raise DamagedStreamError("the code stream does not end where its codes do")
     return codes
 
 

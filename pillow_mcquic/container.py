@@ -14,7 +14,7 @@ import io
 import math
 import struct
 import zlib
-from typing import BinaryIO
+from typing import IO
 
 # non-ASCII, name, CR LF, ^Z, LF: damage by text-mode copies shows in the magic already
 MAGIC = b"\x8bMCQ\r\n\x1a\n"
@@ -31,11 +31,11 @@ HEADER_MAX = 8 + 8 + 2 * 4 + 4
 ALPHA_FILTERS = 3  # 0: plain; 1: difference to the left; 2: difference to the row above
 
 
-class NotMcq(ValueError):
+class NotMcqError(ValueError):
     """The bytes do not begin with the magic."""
 
 
-class BadFile(OSError):
+class BadFileError(OSError):
     """A `.mcq` file that cannot be read; the message says what is wrong with it."""
 
 
@@ -81,16 +81,16 @@ def varint(value: int) -> bytes:
 class Reader:
     """Bounded reads from a file object: what is announced is checked against what is there."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file, self.taken = file, 0
 
     def read(self, count: int, what: str) -> bytes:
-        """Exactly `count` bytes, read piecemeal so that a forged length allocates nothing; BadFile if short."""
+        """Exactly `count` bytes, read piecemeal so that a forged length allocates nothing; BadFileError if short."""
         parts, missing = [], count
         while missing:
             part = self.file.read(min(missing, 1 << 20))
             if not part:
-                raise BadFile(f"truncated .mcq file: {what} needs {count} bytes, {count - missing} are there")
+                raise BadFileError(f"truncated .mcq file: {what} needs {count} bytes, {count - missing} are there")
             parts.append(part)
             missing -= len(part)
         self.taken += count
@@ -104,9 +104,9 @@ class Reader:
             value |= (raw[-1] & 0x7F) << shift
             if raw[-1] < 0x80:
                 if len(raw) > 1 and raw[-1] == 0:
-                    raise BadFile(f"damaged .mcq file: {what} is not in its shortest form")
+                    raise BadFileError(f"damaged .mcq file: {what} is not in its shortest form")
                 return value, raw
-        raise BadFile(f"damaged .mcq file: {what} has more than 4 bytes")
+        raise BadFileError(f"damaged .mcq file: {what} has more than 4 bytes")
 
 
 def crc(data: bytes) -> bytes:
@@ -127,15 +127,15 @@ def write_header(header: Header) -> bytes:
 
 
 def read_header(reader: Reader) -> Header:
-    """Parse and check a header; NotMcq without our magic, BadFile for anything else that is wrong."""
+    """Parse and check a header; NotMcqError without our magic, BadFileError for anything else that is wrong."""
     magic = reader.file.read(len(MAGIC))
     reader.taken += len(magic)
     if magic != MAGIC:
-        raise NotMcq("not an .mcq file")
+        raise NotMcqError("not an .mcq file")
     version = reader.read(1, "the header")
     major, minor = version[0] >> 4, version[0] & 15
     if major != VERSION_MAJOR:
-        raise BadFile(
+        raise BadFileError(
             f".mcq format version {major}.{minor} is not supported: this pillow_mcquic reads {VERSION_MAJOR}.x; "
             "a newer release may read it, or the file is damaged"
         )
@@ -143,12 +143,11 @@ def read_header(reader: Reader) -> Header:
     width, raw_width = reader.varint("the width")
     height, raw_height = reader.varint("the height")
     if reader.read(4, "the header") != crc(magic + version + fields + raw_width + raw_height):
-        raise BadFile("damaged .mcq file: the header's checksum is wrong")
+        raise BadFileError("damaged .mcq file: the header's checksum is wrong")
     mode, quality, model = struct.unpack("<BH4s", fields)
     if mode not in MODES or not width or not height or not QUALITY_MIN <= quality <= QUALITY_MAX:
-        raise BadFile(
-            f"damaged .mcq file: header says mode {mode}, {width}x{height} pixels, quality {quality}/256"
-        )
+        what = f"mode {mode}, {width}x{height} pixels, quality {quality}/256"
+        raise BadFileError(f"damaged .mcq file: the header says {what}")
     return Header(width, height, MODES[mode], quality, model, (major, minor))
 
 
@@ -159,12 +158,12 @@ def write_chunk(kind: bytes, payload: bytes) -> bytes:
 
 
 def _chunk_head(reader: Reader) -> tuple[bytes, int, bytes]:
-    """Type, payload length, and the bytes both stand in; BadFile for a type that must be known and is not."""
+    """Type, payload length, and the bytes both stand in; BadFileError for a type that must be known and is not."""
     kind = reader.read(1, "a chunk")
     if not kind.isalpha():
-        raise BadFile(f"damaged .mcq file: {kind!r} is no chunk type")
+        raise BadFileError(f"damaged .mcq file: {kind!r} is no chunk type")
     if kind.isupper() and kind not in KNOWN:
-        raise BadFile(
+        raise BadFileError(
             f"this .mcq file needs a feature (chunk {kind.decode()}) that this pillow_mcquic does not know; "
             "a newer release may read it"
         )
@@ -179,20 +178,20 @@ def peek_chunk(reader: Reader) -> tuple[bytes, int]:
 
 
 def read_chunk(reader: Reader) -> Chunk:
-    """The next chunk, checked; BadFile for damage or an unknown critical type."""
+    """The next chunk, checked; BadFileError for damage or an unknown critical type."""
     begin = reader.taken
     kind, length, head = _chunk_head(reader)
     payload = reader.read(length, f"chunk {kind.decode()}")
     if reader.read(4, f"chunk {kind.decode()}") != crc(head + payload):
-        raise BadFile(f"damaged .mcq file: the checksum of chunk {kind.decode()} is wrong")
+        raise BadFileError(f"damaged .mcq file: the checksum of chunk {kind.decode()} is wrong")
     return Chunk(kind, payload, reader.taken - begin)
 
 
 def check_claim(header: Header, codes_length: int) -> None:
-    """BadFile when so few bytes of codes cannot hold so large a picture."""
+    """BadFileError when so few bytes of codes cannot hold so large a picture."""
     rows, columns = header.grids[0]
     if rows * columns > MAX_SQUARES_PER_BYTE * codes_length:
-        raise BadFile(
+        raise BadFileError(
             f"damaged .mcq file: {codes_length} bytes of codes cannot hold {header.width}x{header.height} pixels"
         )
 
@@ -215,10 +214,10 @@ class File:
         return split_codes(self.chunks[-1].payload)
 
 
-def read(file: BinaryIO) -> File:
+def read(file: IO[bytes]) -> File:
     """Read a file up to the end of its codes; what follows is not touched.
 
-    NotMcq without our magic; BadFile with a sentence for every other fault.
+    NotMcqError without our magic; BadFileError with a sentence for every other fault.
     """
     reader = Reader(file)
     header = read_header(reader)
@@ -235,15 +234,15 @@ def _read_chunks(reader: Reader, header: Header, header_size: int) -> File:
     while not chunks or chunks[-1].kind != CODES:
         chunk = read_chunk(reader)
         if chunk.kind in KNOWN and any(c.kind == chunk.kind for c in chunks):
-            raise BadFile(f"damaged .mcq file: chunk {chunk.kind.decode()} occurs twice")
+            raise BadFileError(f"damaged .mcq file: chunk {chunk.kind.decode()} occurs twice")
         if chunks and chunks[-1].kind == ALPHA and chunk.kind != CODES:
-            raise BadFile(f"damaged .mcq file: chunk {chunk.kind.decode()} between alpha and codes")
+            raise BadFileError(f"damaged .mcq file: chunk {chunk.kind.decode()} between alpha and codes")
         chunks.append(chunk)
     result = File(header, tuple(chunks), header_size)
     check_claim(header, len(chunks[-1].payload))
     split_codes(chunks[-1].payload)
     if (result.get(ALPHA) is not None) != header.mode.endswith("A"):
-        raise BadFile(f"damaged .mcq file: mode {header.mode} does not go with its alpha chunk")
+        raise BadFileError(f"damaged .mcq file: mode {header.mode} does not go with its alpha chunk")
     return result
 
 
@@ -254,7 +253,7 @@ def join_codes(streams: tuple[bytes, bytes, bytes]) -> bytes:
 
 
 def split_codes(payload: bytes) -> tuple[bytes, bytes, bytes]:
-    """The inverse of `join_codes`; BadFile when the lengths do not fit."""
+    """The inverse of `join_codes`; BadFileError when the lengths do not fit."""
     reader = Reader(io.BytesIO(payload))
     length3, _ = reader.varint("the length of stream 3")
     length2, _ = reader.varint("the length of stream 2")
@@ -268,12 +267,12 @@ def pack_dpi(dpi: tuple[float, float]) -> bytes:
 
 
 def unpack_dpi(payload: bytes) -> tuple[float, float]:
-    """The inverse of `pack_dpi`; BadFile when it is no pair of positive numbers."""
+    """The inverse of `pack_dpi`; BadFileError when it is no pair of positive numbers."""
     if len(payload) == 16:
         x, y = struct.unpack("<dd", payload)
         if math.isfinite(x) and math.isfinite(y) and x > 0 and y > 0:
             return x, y
-    raise BadFile("damaged .mcq file: the dpi chunk is not two positive numbers")
+    raise BadFileError("damaged .mcq file: the dpi chunk is not two positive numbers")
 
 
 def write(header: Header, codes: tuple[bytes, bytes, bytes], chunks: dict[bytes, bytes]) -> bytes:

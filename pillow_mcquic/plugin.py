@@ -8,7 +8,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from . import container
-from .container import ALPHA, CODES, COMMENT, DPI, EXIF, ICC, XMP, BadFile
+from .container import ALPHA, CODES, COMMENT, DPI, EXIF, ICC, XMP, BadFileError
 
 FORMAT = "MCQ"
 # how a Pillow mode is stored; the rest is refused, since converting would lose what the caller has
@@ -43,7 +43,7 @@ class McqImageFile(ImageFile.ImageFile):
         reader = container.Reader(self.fp)
         try:
             header = container.read_header(reader)
-        except container.NotMcq as error:
+        except container.NotMcqError as error:
             raise SyntaxError(str(error)) from error
         start = self.fp.tell()
         while True:
@@ -57,7 +57,7 @@ class McqImageFile(ImageFile.ImageFile):
             self.fp.seek(length + 4, io.SEEK_CUR)
             kind, length = container.peek_chunk(reader)
         if kind != CODES:
-            raise BadFile(f"damaged .mcq file: chunk {kind.decode()} between alpha and codes")
+            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} between alpha and codes")
         # Pillow allocates the picture before the decoder sees a byte, so the claim is checked here
         container.check_claim(header, length)
         payload = self.fp.tell() + length + 4 - start
@@ -121,7 +121,7 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
             x, y = (float(v) for v in dpi)
             chunks[DPI] = container.pack_dpi((x, y))
             container.unpack_dpi(chunks[DPI])
-        except (TypeError, ValueError, BadFile) as error:
+        except (TypeError, ValueError, BadFileError) as error:
             raise ValueError(f"dpi must be two positive numbers, got {dpi!r}") from error
     return chunks
 
@@ -137,10 +137,8 @@ def to_pixels(im: Image.Image) -> Any:
             "for example with image.convert('RGB')"
         )
     if im.has_transparency_data and not mode.endswith("A"):
-        mode = "LA" if mode == "L" and im.mode != "P" else "RGBA"
-    if im.mode != mode:
-        im = im.convert("RGBA").convert(mode) if im.mode in ("1", "La", "RGBa") and mode[-1] == "A" else im.convert(mode)
-    return np.asarray(im)
+        mode = "RGBA" if mode == "RGB" else "LA"
+    return np.array(im if im.mode == mode else im.convert(mode))
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:

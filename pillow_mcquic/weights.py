@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import BadFile
+from .container import BadFileError
 
 if TYPE_CHECKING:
     from .coder import LevelTables
@@ -38,13 +38,13 @@ def folders() -> list[Path]:
 
 
 def find(model_id: bytes) -> Path:
-    """The weights file of an id; BadFile saying what to do when it is not there."""
+    """The weights file of an id; BadFileError saying what to do when it is not there."""
     name = f"{model_id.hex()}.safetensors"
     for folder in folders():
         if (folder / name).is_file():
             return folder / name
     known = sorted(p.stem for folder in folders() for p in folder.glob("*.safetensors"))
-    raise BadFile(
+    raise BadFileError(
         f"this .mcq file was made with model {model_id.hex()}, which is not here (known: {', '.join(known)}); "
         f"upgrade pillow_mcquic, or put {name} into a folder named by ${FOLDERS_VARIABLE}"
     )
@@ -68,7 +68,7 @@ def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
         digest.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-        digest.update(tensor)
+        digest.update(tensor.data)
     return digest.digest()[:4]
 
 
@@ -101,7 +101,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-    """Read a weights file; BadFile when its content does not give the id in its name."""
+    """Read a weights file; BadFileError when its content does not give the id in its name."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -110,10 +110,10 @@ def load(path: str | os.PathLike[str]) -> Weights:
             config_text = file.metadata()["config"]
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
-        raise BadFile(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
+        raise BadFileError(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
     found = compute_id(config_text, arrays)
     if found.hex() != path.stem:
-        raise BadFile(f"weights file {path} is damaged (its content has id {found.hex()}); reinstall pillow_mcquic")
+        raise BadFileError(f"weights file {path} is damaged (content id {found.hex()}); reinstall pillow_mcquic")
     return build(config_text, arrays)
 
 

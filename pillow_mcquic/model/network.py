@@ -72,8 +72,7 @@ class Config:
         values = dict(values)
         for key in ("level1", "level2", "level3"):
             values[key] = tuple(
-                Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"]))
-                for b in values[key]
+                Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"])) for b in values[key]
             )
         return cls(**values)
 
@@ -117,7 +116,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1)))
-        return x + self.contract(F.leaky_relu(self.expand(x), 0.1))
+        x = x + self.contract(F.leaky_relu(self.expand(x), 0.1))
+        return x
 
 
 class Down(nn.Module):
@@ -131,7 +131,8 @@ class Down(nn.Module):
         h, w = x.shape[2:]
         if h % 2 or w % 2:
             x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-        return self.mix(F.pixel_unshuffle(x, 2))
+        x = self.mix(F.pixel_unshuffle(x, 2))
+        return x
 
 
 class Up(nn.Module):
@@ -197,6 +198,8 @@ class Model(nn.Module):
     shortcut; it is only needed to start a training run.
     """
 
+    patch_mean: Tensor
+    deviation: Tensor
     REFERENCE_GAIN = 5.7  # steps per unit of pixel value at the lambda the KLT is scaled for
 
     def __init__(self, config: Config, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
@@ -227,9 +230,7 @@ class Model(nn.Module):
         self.features_3 = nn.Sequential(Pointwise(n3, hyper), blocks(hyper, 1), Up(hyper, hyper))
         self.features_gain_3 = Gain(hyper)
         self.means_2 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n2, 0.1))
-        self.features_2 = nn.Sequential(
-            Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper)
-        )
+        self.features_2 = nn.Sequential(Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper))
         self.features_gain_2 = Gain(hyper)
         self.means_1 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n1, 0.1))
 
@@ -267,7 +268,8 @@ class Model(nn.Module):
         t = self.analysis_gain_8(self.analysis_down(t), quality)
         t = self.analysis_gain_16(self.analysis_16(t), quality)
         spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
-        return linear + self.analysis_head(t).float() * spread
+        residual: Tensor = self.analysis_head(t).float() * spread
+        return linear + residual
 
     def hyper_analyse(self, y1: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """y1 -> y2 (B, n2, h/2, w/2), y3 (B, n3, h/4, w/4), both float32."""
@@ -284,12 +286,14 @@ class Model(nn.Module):
 
     def predict_1(self, z2: Tensor, features: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
         """Quantised y2 and the level-2 features -> features on the level-1 grid `size`."""
-        t = self.features_2(torch.cat([z2 / MEAN_SCALE, features.to(z2.dtype)], 1))
-        return self.features_gain_2(t[:, :, : size[0], : size[1]], quality)
+        t: Tensor = self.features_2(torch.cat([z2 / MEAN_SCALE, features.to(z2.dtype)], 1))
+        t = self.features_gain_2(t[:, :, : size[0], : size[1]], quality)
+        return t
 
     def mean_1(self, features: Tensor) -> Tensor:
         """Level-1 features -> mean of y1, float32.  Reach: 1 position."""
-        return self.means_1(features).float() * self.deviation.view(1, -1, 1, 1)
+        t: Tensor = self.means_1(features).float()
+        return t * self.deviation.view(1, -1, 1, 1)
 
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""

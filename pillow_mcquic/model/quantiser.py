@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,9 +50,7 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
         points = np.array([p for p in itertools.product(range(-4, 5), repeat=4) if sum(p) % 2 == 0])
         points = points * 2**-0.25
     elif dim == 8:
-        whole = [
-            p for p in itertools.product((-1, 0, 1), repeat=8) if sum(p) % 2 == 0 and sum(map(abs, p)) <= 4
-        ]
+        whole = [p for p in itertools.product((-1, 0, 1), repeat=8) if sum(p) % 2 == 0 and sum(map(abs, p)) <= 4]
         half = [p for p in itertools.product((-0.5, 0.5), repeat=8) if sum(p) % 2 == 0]
         points = np.array(whole + half, dtype=np.float64)
     else:
@@ -69,7 +68,7 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     """
     augmented = torch.cat([words, -(words * words).sum(-1, keepdim=True) / 2], 2)
     columns = torch.cat([vectors, torch.ones_like(vectors[:, :, :1])], 2).transpose(1, 2).contiguous()
-    return torch.cat([torch.bmm(augmented, part).max(1).indices for part in columns.split(CHUNK, 2)], 1)
+    return torch.cat([torch.bmm(augmented, part).max(1).indices for part in torch.split(columns, CHUNK, 2)], 1)
 
 
 def pick(words: Tensor, index: Tensor) -> Tensor:
@@ -83,9 +82,7 @@ class Codebooks(nn.Module):
     def __init__(self, bank: Bank) -> None:
         super().__init__()
         self.bank = bank
-        self.words = nn.ParameterList(
-            [nn.Parameter(torch.empty(bank.groups, k, bank.dim)) for k, _ in bank.stages]
-        )
+        self.words = nn.ParameterList([nn.Parameter(torch.empty(bank.groups, k, bank.dim)) for k, _ in bank.stages])
 
     def initialise(self, seed: int) -> None:
         """Set every stage to the shortest points of its lattice, at its scale."""
@@ -116,8 +113,10 @@ class Codebooks(nn.Module):
         return torch.stack(codes, 2).permute(1, 0, 2, 3, 4)
 
     def sum_words(self, codes: Tensor) -> Tensor:
-        """Codes (B, groups, stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""
-        B, groups, _, h, w = codes.shape
+        """Codes (B, groups * stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""
+        B, _, h, w = codes.shape
+        groups = self.bank.groups
+        codes = codes.reshape(B, groups, -1, h, w)
         total = torch.zeros((), device=codes.device)
         for j, words in enumerate(self.words):
             index = codes[:, :, j].permute(1, 0, 2, 3).reshape(groups, B * h * w)
@@ -131,26 +130,23 @@ class Quantiser(nn.Module):
     def __init__(self, banks: tuple[Bank, ...]) -> None:
         super().__init__()
         self.banks = nn.ModuleList([Codebooks(bank) for bank in banks])
+        self.codebooks = cast(list[Codebooks], list(self.banks))
         self.channel_split = [b.groups * b.dim for b in banks]
         self.group_split = [b.groups for b in banks]
         self.symbol_split = [b.symbols for b in banks]
-        self.channels, self.groups, self.symbols = map(
-            sum, (self.channel_split, self.group_split, self.symbol_split)
-        )
+        self.channels, self.groups, self.symbols = map(sum, (self.channel_split, self.group_split, self.symbol_split))
 
     def initialise(self) -> None:
         """Lattice codebooks, another order of equal norms in every group."""
-        for i, bank in enumerate(self.banks):
+        for i, bank in enumerate(self.codebooks):
             bank.initialise(seed=100 * i)
 
     def assign(self, x: Tensor) -> Tensor:
         """Scaled residuals (B, channels, h, w) float32 -> codes (B, symbols, h, w) int16."""
-        parts = zip(self.banks, x.split(self.channel_split, 1), strict=True)
+        parts = zip(self.codebooks, torch.split(x, self.channel_split, 1), strict=True)
         return torch.cat([bank.assign(part).flatten(1, 2) for bank, part in parts], 1).to(torch.int16)
 
     def sum_words(self, codes: Tensor) -> Tensor:
         """Codes (B, symbols, h, w) -> quantised residuals (B, channels, h, w) float32."""
-        parts = zip(self.banks, codes.split(self.symbol_split, 1), strict=True)
-        return torch.cat(
-            [bank.sum_words(part.unflatten(1, (bank.bank.groups, -1))) for bank, part in parts], 1
-        )
+        parts = zip(self.codebooks, torch.split(codes, self.symbol_split, 1), strict=True)
+        return torch.cat([bank.sum_words(part) for bank, part in parts], 1)

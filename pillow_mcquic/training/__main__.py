@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,11 +24,32 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     train.add_argument("--minutes", type=float, default=math.inf, help="stop, resumably, after this long")
     train.set_defaults(run=_train)
 
+    export = commands.add_parser("export", help="turn a checkpoint into a weights file")
+    export.add_argument("checkpoint")
+    export.add_argument("folder", help="where to write ID.safetensors")
+    export.add_argument("photos", help="training photos, to count codewords on")
+    export.add_argument("--val", help="folder of images to check real bytes against the estimate on")
+    export.add_argument("--crops", type=int, default=600, help="512-pixel crops to count (default: 600)")
+    export.set_defaults(run=_export)
+
 
 def _train(args: argparse.Namespace) -> int:
     from .train import main
 
     return main(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from .export import export
+
+    try:
+        export(Path(args.checkpoint), Path(args.folder), args.photos, val_folder=args.val, crops=args.crops)
+    except (OSError, ValueError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def main() -> int:

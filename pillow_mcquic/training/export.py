@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ..coder import normalise_counts
 from ..container import MAX_SQUARES_PER_BYTE
 from ..model.prior import CLASS_ONE, export_class_network, export_embedding
 from . import data
-from .objective import LevelTables, Objective, new_objective
+from .objective import BankTables, LevelTables, Objective, new_objective
 from .settings import Settings
 from .train import lambdas, validate
 
@@ -66,7 +66,7 @@ def prior_arrays(objective: Objective) -> Arrays:
     static = torch.round(objective.class_3.detach().double() * CLASS_ONE)
     arrays["prior.class_3"] = static.to(torch.int32).numpy()
     for level, quantiser in ((2, objective.model.quantiser2), (3, objective.model.quantiser3)):
-        for b, bank in enumerate(quantiser.banks):
+        for b, bank in enumerate(quantiser.codebooks):
             for s, words in enumerate(bank.words):
                 arrays[f"prior.embedding_{level}.{b}.{s}"] = export_embedding(words).numpy()
     return arrays
@@ -76,7 +76,7 @@ def learned_tables(level: int, tables: LevelTables) -> Arrays:
     """Probabilities (groups, contexts, classes, K) of every bank and stage, float64."""
     return {
         f"tables.{level}.{b}.{s}": torch.softmax(logits.detach().double(), -1).numpy()
-        for b, bank in enumerate(tables.banks)
+        for b, bank in enumerate(cast(list[BankTables], list(tables.banks)))
         for s, logits in enumerate(bank.logits)
     }
 
@@ -148,7 +148,7 @@ def export(
     counter = Counter(engine, {name: p.shape for name, p in learned.items()})
     rng = np.random.default_rng(0)
     for i in range(crops):
-        photo = photos[rng.integers(len(photos))]
+        photo = photos[int(rng.integers(len(photos)))]
         size = [min(COUNT_CROP, n) for n in photo.shape[:2]]
         top, left = (int(rng.integers(0, n - s + 1)) for n, s in zip(photo.shape[:2], size, strict=True))
         crop = np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]])
@@ -179,4 +179,3 @@ def check_bytes(objective: Objective, settings: Settings, path: Path, photos: li
     print(f"bits per pixel over {len(photos)} photos: estimated {estimate:.4f}, real {real:.4f}", flush=True)
     if abs(real / estimate - 1) > TOLERANCE:
         raise ValueError(f"real rate {real:.4f} is not within {TOLERANCE:.1%} of the estimate {estimate:.4f}")
-

@@ -92,7 +92,7 @@ class LevelTables(nn.Module):
 
     def __init__(self, quantiser: Quantiser, classes: int) -> None:
         super().__init__()
-        self.banks = nn.ModuleList([BankTables(bank, classes) for bank in quantiser.banks])
+        self.banks = nn.ModuleList([BankTables(bank, classes) for bank in quantiser.codebooks])
 
     def forward(self, quantiser: Quantiser, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `BankTables.forward`, for a whole level."""
@@ -100,9 +100,9 @@ class LevelTables(nn.Module):
             tables(bank, part, part_classes)
             for tables, bank, part, part_classes in zip(
                 self.banks,
-                quantiser.banks,
-                x.split(quantiser.channel_split, 1),
-                classes.split(quantiser.group_split, 1),
+                quantiser.codebooks,
+                torch.split(x, quantiser.channel_split, 1),
+                torch.split(classes, quantiser.group_split, 1),
                 strict=True,
             )
         ]
@@ -144,13 +144,13 @@ class Objective(nn.Module):
             classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
             r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes)
             z3 = r3 / gain
-        features, mean = m.predict_2(z3, quality, y2.shape[2:])
+        features, mean = m.predict_2(z3, quality, (y2.shape[2], y2.shape[3]))
         with off:
             gain = m.gain(2, quality)
             classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
             r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes)
             z2 = r2 / gain + mean
-        features = m.predict_1(z2, features, quality, y1.shape[2:])
+        features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
         mean = m.mean_1(features)
         with off:
             gain = m.gain(1, quality)
@@ -159,8 +159,10 @@ class Objective(nn.Module):
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
             r1, _, bits1, commitment1 = self.tables_1(m.quantiser1, (y1 - mean) * gain, classes)
             z1 = r1 / gain + mean
-        return m.synthesise(z1, features, quality), torch.stack([bits1, bits2, bits3]), (
-            commitment1 + commitment2 + commitment3
+        return (
+            m.synthesise(z1, features, quality),
+            torch.stack([bits1, bits2, bits3]),
+            (commitment1 + commitment2 + commitment3),
         )
 
 

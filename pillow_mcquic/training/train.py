@@ -156,7 +156,7 @@ def train(
     if start_from is not None and resume is None:
         weights = torch.load(start_from, weights_only=True, map_location="cpu")["objective"]
         objective.load_state_dict(weights)
-    objective.to(where, memory_format=torch.channels_last)
+    objective.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     opts = optimisers(objective, settings)
     step = 0
     if resume is not None:

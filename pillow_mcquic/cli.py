@@ -1,0 +1,287 @@
+"""Command `mcq`: encode, decode, info, verify, version, model, train, export."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from . import __version__, codec, container
+from .training.__main__ import add_commands as add_training_commands
+
+Job = tuple[Path, Path]  # source, target
+
+
+class UsageError(Exception):
+    """Arguments that cannot be carried out as they stand."""
+
+
+def find_inputs(patterns: Sequence[str], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
+    """(file, path relative to what was named) of files, globs, and folders searched for `suffixes`."""
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+            if not found:
+                raise UsageError(f"no images in folder {path}")
+            yield from ((p, p.relative_to(path)) for p in found)
+        elif path.exists():
+            yield path, Path(path.name)
+        else:
+            matches = sorted(glob.glob(pattern, recursive=True))
+            if not matches:
+                raise UsageError(f"no such file: {pattern}")
+            yield from ((Path(m), Path(Path(m).name)) for m in matches if not Path(m).is_dir())
+
+
+def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_given: bool) -> list[Job]:
+    """Where every input goes: beside itself, or to `out`, a file for one input and a folder for more."""
+    if out is None:
+        return [(source, source.with_suffix(suffix)) for source, _ in inputs]
+    target = Path(out)
+    if len(inputs) == 1 and not folder_given and not target.is_dir() and target.suffix:
+        return [(inputs[0][0], target)]
+    if target.is_file():
+        raise UsageError(f"{target} is a file: for several inputs -o must name a folder")
+    return [(source, (target / relative).with_suffix(suffix)) for source, relative in inputs]
+
+
+def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> int:
+    """Write under a temporary name in the target's folder, then rename; returns the size in bytes.
+
+    FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)  # mkstemp made it private
+        if not overwrite and target.exists():
+            raise FileExistsError(f"{target} exists (use --overwrite)")
+        size = part.stat().st_size
+        os.replace(part, target)
+        return size
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def metadata_options(image: Image.Image) -> dict[str, Any]:
+    """What a picture carries beside pixels, as save options."""
+    options = {k: image.info[k] for k in ("icc_profile", "xmp", "comment", "dpi") if image.info.get(k)}
+    exif = image.getexif()
+    if len(exif) or image.info.get("exif"):
+        options["exif"] = image.info.get("exif") or exif.tobytes()
+    return options
+
+
+def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], overwrite: bool, verb: str) -> int:
+    """Do every job, with a progress bar and a summary; exit status 1 if any failed."""
+    from tqdm import tqdm
+
+    failures: list[str] = []
+    before = after = 0
+    began = time.monotonic()
+    taken: set[Path] = set()
+    for source, target in tqdm(jobs, unit="file", disable=len(jobs) < 2 or not sys.stderr.isatty()):
+        try:
+            if target in taken:
+                raise FileExistsError(f"{target} is already the output of another input")
+            if target.exists() and not overwrite:
+                raise FileExistsError(f"{target} exists (use --overwrite)")
+            if target.exists() and target.samefile(source):
+                raise ValueError("input and output are the same file")
+            size = work(source, target)
+            taken.add(target)
+            before += source.stat().st_size
+            after += size
+            if len(jobs) == 1:
+                print(f"{source} -> {target}")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            failures.append(f"{source}: {error}")
+    for line in failures:
+        print(f"mcq: {line}", file=sys.stderr)
+    done = len(jobs) - len(failures)
+    ratio = f" ({after / before:.1%})" if before else ""
+    print(
+        f"{verb} {done} of {len(jobs)} files, {before:,} -> {after:,} bytes{ratio} "
+        f"in {time.monotonic() - began:.1f} s" + (f", {len(failures)} failed" if failures else "")
+    )
+    return 1 if failures else 0
+
+
+def encode_command(args: argparse.Namespace) -> int:
+    options = {"quality": args.quality, "target_bpp": args.bpp, "max_bytes": args.max_bytes}
+    options = {k: v for k, v in options.items() if v is not None}
+    if "quality" in options:
+        codec.quality_in_256ths(options["quality"])
+    suffixes = frozenset(Image.registered_extensions()) - {".mcq"}
+
+    def work(source: Path, target: Path) -> int:
+        with Image.open(source) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise ValueError(f"has {image.n_frames} frames, an .mcq file holds one")  # type: ignore[attr-defined]
+            carried = {**metadata_options(image), **options}
+            return write_whole(target, lambda file: image.save(file, "MCQ", **carried), args.overwrite)
+
+    jobs = make_jobs(args, suffixes, ".mcq")
+    return run_jobs(jobs, work, args.overwrite, "encoded")
+
+
+def decode_command(args: argparse.Namespace) -> int:
+    suffix = f".{args.format.lower().removeprefix('.')}"
+    formats = Image.registered_extensions()
+    if args.out and Path(args.out).suffix.lower() in formats and not Path(args.out).is_dir():
+        suffix = Path(args.out).suffix.lower()
+    if suffix not in formats:
+        raise UsageError(f"unknown image format {args.format}")
+
+    def work(source: Path, target: Path) -> int:
+        with Image.open(source) as image:
+            image.load()
+            carried = metadata_options(image)
+            return write_whole(target, lambda file: image.save(file, formats[suffix], **carried), args.overwrite)
+
+    jobs = make_jobs(args, frozenset({".mcq"}), suffix)
+    return run_jobs(jobs, work, args.overwrite, "decoded")
+
+
+def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -> list[Job]:
+    inputs = list(find_inputs(args.inputs, suffixes))
+    return plan(inputs, args.out, suffix, any(Path(p).is_dir() for p in args.inputs))
+
+
+def info_command(args: argparse.Namespace) -> int:
+    """Print what a file says of itself; neither torch nor the weights are needed."""
+    with open(args.file, "rb") as file:
+        parsed = container.read(file)
+    header, pixels = parsed.header, parsed.header.width * parsed.header.height
+    total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
+    print(f"{args.file}: {header.width}x{header.height} {header.mode}, quality {header.quality / 256:g}")
+    print(f"format {header.version[0]}.{header.version[1]}, model {header.model.hex()}")
+    print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")
+    for chunk in parsed.chunks:
+        known = "" if chunk.kind in container.KNOWN else " (unknown, skipped)"
+        print(f"  chunk {chunk.kind.decode()}: {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp{known}")
+    for level, stream in enumerate(parsed.codes, 1):
+        print(f"  codes of level {level}: {len(stream)} bytes, {8 * len(stream) / pixels:.4f} bpp")
+    with Image.open(args.file) as image:
+        for key, value in image.info.items():
+            shown = f"{len(value)} bytes" if isinstance(value, bytes) and key != "comment" else value
+            print(f"  {key}: {shown}")
+    return 0
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    """Check every file: structure and checksums, and unless --quick that it decodes."""
+    failures = 0
+    for path, _ in find_inputs(args.files, frozenset({".mcq"})):
+        try:
+            with open(path, "rb") as file:
+                parsed = container.read(file)
+                trailing = len(file.read(1))
+            if not args.quick:
+                codec.decode_file(parsed)
+            print(f"{path}: ok" + (", with other data after the picture" if trailing else ""))
+        except (OSError, ValueError) as error:
+            failures += 1
+            print(f"{path}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def version_command(args: argparse.Namespace) -> int:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from . import runtime, weights
+
+    where = runtime.device()
+    print(f"pillow_mcquic {__version__}, format {container.VERSION_MAJOR}.{container.VERSION_MINOR}")
+    print(f"weights {weights.default_id().hex()}")
+    print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {torch.__version__}")
+    print(f"constriction {version('constriction')}, numpy {version('numpy')}")
+    dtype = str(runtime.network_dtype(where)).removeprefix("torch.")
+    print(f"device {where}, {dtype}, {torch.get_num_threads()} threads")
+    return 0
+
+
+def model_command(args: argparse.Namespace) -> int:
+    """Print parameters and kMAC/pixel of the default model."""
+    from . import weights
+    from .model.cost import measure
+
+    loaded = codec.load_weights(weights.default_id())
+    cost = measure(loaded.config)
+    path = weights.find(loaded.id)
+    print(f"model {loaded.id.hex()}: {cost.parameters / 1e6:.2f} M parameters, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"analysis {cost.analysis:.2f} kMAC/pixel")
+    print(
+        f"decode {cost.decode:.2f} kMAC/pixel (synthesis {cost.synthesis:.2f}, means {cost.means:.2f}, "
+        f"prior {cost.prior:.2f})"
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="mcq", description="Learned image compression: .mcq files.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    encode = commands.add_parser("encode", help="images to .mcq")
+    decode = commands.add_parser("decode", help=".mcq to images")
+    for command, run in ((encode, encode_command), (decode, decode_command)):
+        command.add_argument("inputs", nargs="+", metavar="IN", help="files, globs or folders")
+        command.add_argument("-o", "--out", help="output file (one input) or folder; default: beside the input")
+        command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        command.set_defaults(run=run)
+    size = encode.add_mutually_exclusive_group()
+    size.add_argument("-q", "--quality", type=float, help="1 (smallest) to 8 (best), default 4")
+    size.add_argument("--bpp", type=float, help="bits per pixel to aim for instead")
+    size.add_argument("--max-bytes", type=int, help="best quality whose file is no larger")
+    decode.add_argument("--format", default="png", help="file suffix to decode to, default png")
+
+    info = commands.add_parser("info", help="what a file holds")
+    info.add_argument("file")
+    info.set_defaults(run=info_command)
+    verify = commands.add_parser("verify", help="check files: structure, checksums, decoding")
+    verify.add_argument("files", nargs="+", metavar="FILE", help="files, globs or folders")
+    verify.add_argument("--quick", action="store_true", help="structure and checksums only, no torch")
+    verify.set_defaults(run=verify_command)
+    commands.add_parser("version", help="versions, device, weights").set_defaults(run=version_command)
+    commands.add_parser("model", help="parameters and kMAC per pixel").set_defaults(run=model_command)
+    add_training_commands(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0, 1 when something failed, 2 for arguments that make no sense."""
+    args = parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        return status
+    except UsageError as error:
+        print(f"mcq: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"mcq: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
