@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 QUALITY_DEFAULT = 4.0
-TILE_POSITIONS = 64 * 128  # of the level-1 grid, about 2 MP, run through the networks at once
+TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
 ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
 SEARCH_TOLERANCE, SEARCH_STEPS = 0.03, 12
 
@@ -65,8 +65,8 @@ def tiled(
     `positions` bounds a window's area on the grid, margin not counted.
     """
     h, w = out.shape[1] // scale, out.shape[2] // scale
-    columns = min(w, max(positions // 16, math.isqrt(positions)))
-    rows = max(1, min(h, positions // columns))
+    columns = even_part(w, math.isqrt(positions))
+    rows = even_part(h, max(1, positions // columns))
     for top in range(0, h, rows):
         for left in range(0, w, columns):
             bottom, right = min(h, top + rows), min(w, left + columns)
@@ -77,6 +77,11 @@ def tiled(
             out[:, top * scale : bottom * scale, left * scale : right * scale] = result[
                 :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
             ]
+
+
+def even_part(length: int, most: int) -> int:
+    """Size of the parts when `length` is cut into as few parts of at most `most` as possible, evenly."""
+    return -(-length // -(-length // most))
 
 
 class Engine:
@@ -98,6 +103,7 @@ class Engine:
         self.model = weights.model
         if self.device.type != "cpu":
             self.model = _on_device(weights, self.device)
+        self.worth = [[worth.to(self.device) for worth in level] for level in weights.worth]
 
     def networks(self) -> torch.autocast:
         """Context in which the networks run at the chosen precision; touches this thread only."""
@@ -109,7 +115,7 @@ class Engine:
 
     def quantise(self, pixels: NDArray[np.uint8], quality: int) -> list[NDArray[np.int16]]:
         """(H, W, 3) uint8 -> codes of levels 1, 2, 3, each (symbols, rows, columns)."""
-        torch, model = self.torch, self.model
+        torch, model, prior = self.torch, self.model, self.weights.prior
         H, W = pixels.shape[:2]
         if H % 16 or W % 16:
             pixels = np.pad(pixels, ((0, -H % 16), (0, -W % 16), (0, 0)), mode="edge")
@@ -123,24 +129,28 @@ class Engine:
             def analyse(window: Tensor) -> Tensor:
                 return model.analyse(window[None].float() / 255, q)[0]
 
-            y1 = torch.empty(model.quantiser1.channels, h, w, device=self.device)
+            y1 = torch.empty(h, w, model.quantiser1.channels, device=self.device).permute(2, 0, 1)
             tiled(analyse, [(image, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
             y2, y3 = model.hyper_analyse(y1[None], q)
-            codes3 = model.quantiser3.assign(y3 * model.gain(3, q))
-            z3 = model.quantiser3.sum_words(codes3) / model.gain(3, q)
-            size = (y2.shape[2], y2.shape[3])
-            features, mean = model.predict_2(z3, q, size)
-            codes2 = model.quantiser2.assign((y2 - mean) * model.gain(2, q))
-            z2 = model.quantiser2.sum_words(codes2) / model.gain(2, q) + mean
+            size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
+            classes = prior.classes_3(quality, size3).to(self.device)
+            codes3 = model.quantiser3.assign((y3 * model.gain(3, q))[0], classes, self.worth[2])
+            z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
+            features, mean = model.predict_2(z3, q, size2)
+            classes = prior.classes_2(codes3, quality, size2)
+            codes2 = model.quantiser2.assign(((y2 - mean) * model.gain(2, q))[0], classes, self.worth[1])
+            z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
+            classes = prior.classes_1(codes3, codes2, quality, (h, w))
 
-            def assign(latent: Tensor, features: Tensor) -> Tensor:
+            def assign(latent: Tensor, features: Tensor, classes: Tensor) -> Tensor:
                 residual = latent[None] - model.mean_1(features[None])
-                return model.quantiser1.assign(residual * model.gain(1, q))[0]
+                return model.quantiser1.assign((residual * model.gain(1, q))[0], classes, self.worth[0])
 
             codes1 = torch.empty(model.quantiser1.symbols, h, w, dtype=torch.int16, device=self.device)
-            tiled(assign, [(y1, 1), (features[0], 1)], codes1, 1, 1, self.tile_positions)
-        return [codes1.cpu().numpy(), codes2[0].cpu().numpy(), codes3[0].cpu().numpy()]
+            local = [(y1, 1), (features[0], 1), (classes, 1)]
+            tiled(assign, local, codes1, 1, 1, self.tile_positions)
+        return [codes1.cpu().numpy(), codes2.cpu().numpy(), codes3.cpu().numpy()]
 
     def classes(self, level: int, codes: list[NDArray[np.int16]], quality: int, size: tuple[int, int]) -> Any:
         """Table indices of a level (groups, N) from the codes of the levels above it, [level 2, level 3]."""

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from .container import BadFileError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .coder import LevelTables
     from .model.network import Config, Model
     from .model.prior import Prior
@@ -74,13 +76,18 @@ def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse."""
+    """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse.
+
+    `worth`: for the encoder, the error that coding each word of a bank's last stage is worth, by level and
+    bank, (groups, contexts, classes, K) float32.
+    """
 
     id: bytes
     config: Config
     model: Model
     prior: Prior
     tables: tuple[LevelTables, LevelTables, LevelTables]
+    worth: list[list[Tensor]]
 
 
 def save(
@@ -134,17 +141,20 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]]) -> Weights:
     with torch.device("meta"):
         model = Model(config)
     model.load_state_dict(parameters, assign=True)
-    model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prior = Prior(config, {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("prior.")})
-    levels = []
+    levels, worth = [], []
     for level in (1, 2, 3):
+        last = [arrays[f"tables.{level}.{b}.{len(bank.stages) - 1}"] for b, bank in enumerate(config.banks(level))]
+        bits = [16 - torch.from_numpy(counts.astype(np.float32)).log2() for counts in last]
+        worth.append([config.error_per_bit * x for x in bits])
         groups = [
             [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))
             for g in range(bank.groups)
         ]
         levels.append(LevelTables(groups))
-    return Weights(compute_id(config_text, arrays), config, model, prior, (levels[0], levels[1], levels[2]))
+    return Weights(compute_id(config_text, arrays), config, model, prior, (levels[0], levels[1], levels[2]), worth)
 
 
 def dump_config(config: Config) -> str:

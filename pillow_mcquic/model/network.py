@@ -40,6 +40,7 @@ class Config:
     # hyper transforms and means at 1/64, 1/32 and 1/16
     hyper_width: int = 192
     means_blocks: int = 2
+    means_expansion_1: int = 1  # of the one block at 1/16
     # synthesis transform: blocks at 1/16, then at 1/8
     synthesis_width_16: int = 192
     synthesis_blocks_16: int = 3
@@ -57,6 +58,8 @@ class Config:
     )
     level2: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
     level3: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
+    # squared error, in quantiser steps, that the encoder accepts to save a bit: 2 ln 2 / 12 at high rate
+    error_per_bit: float = 0.1155
 
     def banks(self, level: int) -> tuple[Bank, ...]:
         """The banks of level 1, 2 or 3."""
@@ -88,6 +91,20 @@ def per_channel(rows: Tensor) -> Tensor:
     return rows[:, :, None, None]
 
 
+def unshuffle(x: Tensor, step: int) -> Tensor:
+    """`F.pixel_unshuffle` in one copy that leaves the result channels-last, as the convolutions want it."""
+    B, C, H, W = x.shape
+    x = x.reshape(B, C, H // step, step, W // step, step).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(B, H // step, W // step, C * step * step).permute(0, 3, 1, 2)
+
+
+def shuffle(x: Tensor, step: int) -> Tensor:
+    """`F.pixel_shuffle`, the inverse of `unshuffle`, channels-last too."""
+    B, C, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(B, h, w, C // (step * step), step, step).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(B, h * step, w * step, C // (step * step)).permute(0, 3, 1, 2)
+
+
 class Pointwise(nn.Module):
     """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
 
@@ -97,26 +114,27 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
     """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, expansion: int = 2) -> None:
         super().__init__()
         self.enter = Pointwise(width, width, 1.4)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.leave = Pointwise(width, width, 0.3)
-        self.expand = Pointwise(width, 2 * width, 1.4)
-        self.contract = Pointwise(2 * width, width, 0.3)
+        self.expand = Pointwise(width, expansion * width, 1.4)
+        self.contract = Pointwise(expansion * width, width, 0.3)
         with torch.no_grad():
             self.depthwise.weight.mul_(0.3)
             self.depthwise.weight[:, :, 1, 1] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1)))
-        x = x + self.contract(F.leaky_relu(self.expand(x), 0.1))
+        # in place wherever the tensor is ours: at inference fresh memory costs more than the arithmetic
+        x = self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1, inplace=True))).add_(x)
+        x = self.contract(F.leaky_relu(self.expand(x), 0.1, inplace=True)).add_(x)
         return x
 
 
@@ -131,7 +149,7 @@ class Down(nn.Module):
         h, w = x.shape[2:]
         if h % 2 or w % 2:
             x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-        x = self.mix(F.pixel_unshuffle(x, 2))
+        x = self.mix(unshuffle(x, 2))
         return x
 
 
@@ -143,7 +161,7 @@ class Up(nn.Module):
         self.mix = Pointwise(inputs, outputs * 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.mix(x), 2)
+        return shuffle(self.mix(x), 2)
 
 
 class Gain(nn.Module):
@@ -187,7 +205,7 @@ class ClassNetwork(nn.Module):
         B, _, h, w = x.shape
         near = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
         x = (x + self.neighbours(near).clamp(min=0)).clamp(max=self.LIMIT)
-        classes = F.pixel_shuffle(self.leave(x) * self.SCALE_OUT, 2)
+        classes = shuffle(self.leave(x) * self.SCALE_OUT, 2)
         return classes + per_channel(at_quality(self.class_bias, quality))
 
 
@@ -232,7 +250,7 @@ class Model(nn.Module):
         self.means_2 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n2, 0.1))
         self.features_2 = nn.Sequential(Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper))
         self.features_gain_2 = Gain(hyper)
-        self.means_1 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n1, 0.1))
+        self.means_1 = nn.Sequential(Block(hyper, c.means_expansion_1), Pointwise(hyper, n1, 0.1))
 
         self.synthesis_16 = nn.Sequential(
             Pointwise(n1 + hyper, c.synthesis_width_16),
@@ -262,14 +280,15 @@ class Model(nn.Module):
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
         """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: 6 positions."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
-            patches = F.pixel_unshuffle(x.float(), 16) - self.patch_mean.view(1, -1, 1, 1)
-            linear = F.conv2d(patches, self.klt_analysis[:, :, None, None])
-        t = self.analysis_8(F.pixel_unshuffle(x - 0.5, 8))
+            patches = unshuffle(x.float(), 16).permute(0, 2, 3, 1)
+            offset = -(self.klt_analysis @ self.patch_mean)
+            linear = F.linear(patches, self.klt_analysis, offset).permute(0, 3, 1, 2)
+        t = self.analysis_8(unshuffle(x - 0.5, 8))
         t = self.analysis_gain_8(self.analysis_down(t), quality)
         t = self.analysis_gain_16(self.analysis_16(t), quality)
         spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
         residual: Tensor = self.analysis_head(t).float() * spread
-        return linear + residual
+        return linear.add_(residual)
 
     def hyper_analyse(self, y1: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """y1 -> y2 (B, n2, h/2, w/2), y3 (B, n3, h/4, w/4), both float32."""
@@ -298,13 +317,13 @@ class Model(nn.Module):
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""
         with torch.autocast(z1.device.type, enabled=False):
-            patches = F.conv2d(z1.float(), self.klt_synthesis[:, :, None, None])
-            linear = F.pixel_shuffle(patches + self.patch_mean.view(1, -1, 1, 1), 16)
+            patches = F.linear(z1.float().permute(0, 2, 3, 1), self.klt_synthesis, self.patch_mean)
+            linear = shuffle(patches.permute(0, 3, 1, 2), 16)
         normal = z1 / self.deviation.view(1, -1, 1, 1)
         t = self.synthesis_16(torch.cat([normal, features.to(normal.dtype)], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         t = self.synthesis_head(self.synthesis_gain_8(t, quality))
-        return linear + F.pixel_shuffle(t, 8).float()
+        return linear.add_(shuffle(t, 8))
 
     def gain(self, level: int, quality: Tensor) -> Tensor:
         """Quantiser steps per unit of latent: (B, channels, 1, 1)."""

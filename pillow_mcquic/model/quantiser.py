@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -71,6 +72,35 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     return torch.cat([torch.bmm(augmented, part).max(1).indices for part in torch.split(columns, CHUNK, 2)], 1)
 
 
+def nearest_far(vectors: Tensor, words: Tensor) -> Tensor:
+    """`nearest`, faster where most vectors lie around word 0, as they do in photos.
+
+    A vector closer to word 0 than half the way to any other word cannot be nearer to that other word.
+    """
+    if vectors.device.type != "cpu":  # picking vectors out costs a GPU more than searching them all
+        return nearest(vectors, words)
+    zero = words[:, :1]
+    clear = (words[:, 1:] - zero).square().sum(-1).min(1).values / 4  # (groups,)
+    far = (vectors - zero).square().sum(-1) >= clear[:, None]
+    index = torch.zeros(far.shape, dtype=torch.int64)
+    for g in range(len(words)):
+        at = far[g].nonzero()[:, 0]
+        if len(at):
+            index[g, at] = nearest(vectors[g : g + 1, at], words[g : g + 1])[0]
+    return index
+
+
+def quiet(vectors: Tensor, words: Tensor, index: Tensor, saved: Tensor) -> Tensor:
+    """Replace codewords by word 0 where that is worth it: where the error grows by less than `saved`.
+
+    vectors (groups, N, dim), words (groups, K, dim), index (groups, N); saved (groups, N): the bits that word
+    0 saves against `index`, times the error a bit is worth (entropy-constrained quantisation, one comparison).
+    """
+    error = (vectors - pick(words, index)).square().sum(-1)
+    error_0 = (vectors - words[:, :1]).square().sum(-1)
+    return torch.where(error_0 - error < saved, 0, index)
+
+
 def pick(words: Tensor, index: Tensor) -> Tensor:
     """Codewords by index: (groups, K, dim), (groups, N) -> (groups, N, dim)."""
     return torch.gather(words, 1, index.unsqueeze(-1).expand(-1, -1, words.shape[2]))
@@ -92,25 +122,37 @@ class Codebooks(nn.Module):
 
     def rows(self, x: Tensor) -> Tensor:
         """(B, groups * dim, h, w) -> (groups, B*h*w, dim)."""
-        B, _, h, w = x.shape
-        x = x.reshape(B, self.bank.groups, self.bank.dim, h * w)
-        return x.permute(1, 0, 3, 2).reshape(self.bank.groups, B * h * w, self.bank.dim)
+        rows = x.permute(0, 2, 3, 1).reshape(-1, self.bank.groups, self.bank.dim)
+        return rows.transpose(0, 1).contiguous()
 
     def planes(self, rows: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
-        """The inverse of `rows`."""
-        rows = rows.reshape(self.bank.groups, batch, size[0] * size[1], self.bank.dim)
-        return rows.permute(1, 0, 3, 2).reshape(batch, self.bank.groups * self.bank.dim, *size)
+        """The inverse of `rows`, channels-last."""
+        return rows.transpose(0, 1).reshape(batch, *size, -1).permute(0, 3, 1, 2)
 
-    def assign(self, x: Tensor) -> Tensor:
-        """Greedy residual assignment: (B, groups * dim, h, w) float32 -> codes (B, groups, stages, h, w)."""
-        B, _, h, w = x.shape
-        rest = self.rows(x)
+    def assign(self, x: Tensor, classes: Tensor, worth: Tensor) -> Tensor:
+        """Greedy residual assignment, the last stage entropy-constrained.
+
+        x: (groups * dim, h, w) float32; classes: (groups, h, w); worth: the error that coding each word of
+        the last stage is worth, (groups, contexts, classes, K).  Returns codes (groups * stages, h, w) int16.
+        """
+        _, h, w = x.shape
+        rest = self.rows(x[None])
         codes = []
+        busy = torch.zeros(rest.shape[:2], dtype=torch.int64, device=x.device)
         for words in self.words:
-            index = nearest(rest, words)
+            index = nearest_far(rest, words)
+            if words is self.words[-1]:
+                _, contexts, count, k = worth.shape
+                row = classes.flatten(1).long() * k
+                if contexts > 1:
+                    row += busy * (count * k)
+                flat = worth.flatten(1)
+                saved = torch.gather(flat, 1, row + index) - torch.gather(flat, 1, row)
+                index = quiet(rest, words, index, saved)
             rest = rest - pick(words, index)
-            codes.append(index.view(self.bank.groups, B, h, w))
-        return torch.stack(codes, 2).permute(1, 0, 2, 3, 4)
+            busy |= (index != 0).long()
+            codes.append(index.to(torch.int16))
+        return torch.stack(codes, 1).reshape(-1, h, w)
 
     def sum_words(self, codes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""
@@ -141,10 +183,19 @@ class Quantiser(nn.Module):
         for i, bank in enumerate(self.codebooks):
             bank.initialise(seed=100 * i)
 
-    def assign(self, x: Tensor) -> Tensor:
-        """Scaled residuals (B, channels, h, w) float32 -> codes (B, symbols, h, w) int16."""
-        parts = zip(self.codebooks, torch.split(x, self.channel_split, 1), strict=True)
-        return torch.cat([bank.assign(part).flatten(1, 2) for bank, part in parts], 1).to(torch.int16)
+    def assign(self, x: Tensor, classes: Tensor, worth: Sequence[Tensor]) -> Tensor:
+        """Scaled residuals (channels, h, w) float32 -> codes (symbols, h, w) int16.
+
+        classes: (groups, h, w); worth: see `Codebooks.assign`, one tensor for each bank.
+        """
+        parts = zip(
+            self.codebooks,
+            torch.split(x, self.channel_split),
+            torch.split(classes, self.group_split),
+            worth,
+            strict=True,
+        )
+        return torch.cat([bank.assign(part, mine, bits) for bank, part, mine, bits in parts])
 
     def sum_words(self, codes: Tensor) -> Tensor:
         """Codes (B, symbols, h, w) -> quantised residuals (B, channels, h, w) float32."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.network import MEAN_SCALE, QUALITIES, ClassNetwork, Config, Model, at_quality, per_channel
-from ..model.quantiser import Codebooks, Quantiser, nearest, pick
+from ..model.quantiser import Codebooks, Quantiser, nearest, pick, quiet
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -28,14 +28,20 @@ def student_nats(energy: Tensor, log_scale: Tensor, dim: int) -> Tensor:
     return (STUDENT_NU + dim) / 2 * torch.log1p(energy / (STUDENT_NU * torch.exp(2 * log_scale)))
 
 
+def interpolate(table: Tensor, at: Tensor, step: int, share: Tensor) -> Tensor:
+    """Entries of a flat table at `at` and, by `share`, at the same place one class up (`step` further)."""
+    return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + step), share)
+
+
 class BankTables(nn.Module):
     """Learned logits of one bank's probability tables: `logits[stage]` is (groups, contexts, classes, K).
 
     Context 0: all coarser words of the vector were zero; context 1: some were not.
     """
 
-    def __init__(self, codebooks: Codebooks, classes: int) -> None:
+    def __init__(self, codebooks: Codebooks, classes: int, error_per_bit: float) -> None:
         super().__init__()
+        self.error_per_nat = error_per_bit / math.log(2)
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
         for stage, words in enumerate(codebooks.words):
@@ -68,14 +74,15 @@ class BankTables(nn.Module):
         busy = torch.zeros_like(low)
         for words, logits in zip(codebooks.words, self.logits, strict=True):
             k = words.shape[1]
+            table = F.log_softmax(logits, -1).flatten(1)  # (groups, contexts * classes * K)
+            row = (low if logits.shape[1] == 1 else busy * (top + 1) + low) * k
             with torch.no_grad():
                 index = nearest(rest, words)
+                if words is codebooks.words[-1]:
+                    saved = interpolate(table, row + index, k, share) - interpolate(table, row, k, share)
+                    index = quiet(rest, words, index, -saved * self.error_per_nat)
             word = pick(words, index)
-            table = F.log_softmax(logits, -1).flatten(1)  # (groups, contexts * classes * K)
-            row = low if logits.shape[1] == 1 else busy * (top + 1) + low
-            at = row * k + index
-            lower, upper = torch.gather(table, 1, at), torch.gather(table, 1, at + k)
-            nats = nats - torch.lerp(lower, upper, share)
+            nats = nats - interpolate(table, row + index, k, share)
             busy = busy | (index != 0).long()
             rest = rest - word.detach()
             total = total + word
@@ -90,9 +97,11 @@ class BankTables(nn.Module):
 class LevelTables(nn.Module):
     """The tables of all banks of a level."""
 
-    def __init__(self, quantiser: Quantiser, classes: int) -> None:
+    def __init__(self, quantiser: Quantiser, config: Config) -> None:
         super().__init__()
-        self.banks = nn.ModuleList([BankTables(bank, classes) for bank in quantiser.codebooks])
+        self.banks = nn.ModuleList(
+            [BankTables(bank, config.classes, config.error_per_bit) for bank in quantiser.codebooks]
+        )
 
     def forward(self, quantiser: Quantiser, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `BankTables.forward`, for a whole level."""
@@ -125,8 +134,7 @@ class Objective(nn.Module):
         self.class_network_2 = ClassNetwork(n3, groups_2, width)
         self.class_network_1 = ClassNetwork(n2 + n3, groups_1, width)
         self.tables_1, self.tables_2, self.tables_3 = (
-            LevelTables(quantiser, model.config.classes)
-            for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
+            LevelTables(quantiser, model.config) for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
         )
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
