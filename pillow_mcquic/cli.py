@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import os
 import sys
 import tempfile
@@ -164,6 +165,40 @@ def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -
     return plan(inputs, args.out, suffix, any(Path(p).is_dir() for p in args.inputs))
 
 
+def try_command(args: argparse.Namespace) -> int:
+    """Encode and decode one picture in memory; print size, quality and times, and save what comes out."""
+    with Image.open(args.image) as image:
+        original = image.convert("RGB")
+    data = io.BytesIO()
+    original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
+    began = time.perf_counter()
+    original.save(data, "MCQ", quality=args.quality)
+    encoded = time.perf_counter()
+    with Image.open(data) as reopened:
+        reopened.load()
+        decoded = time.perf_counter()
+        size, pixels = len(data.getvalue()), original.width * original.height
+        print(f"{args.image}: {original.width}x{original.height}, quality {args.quality:g}")
+        print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr(original, reopened):.2f} dB")
+        print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")
+        if args.out:
+            target = Path(args.out)
+            target.with_suffix(".mcq").write_bytes(data.getvalue())
+            reopened.save(target)
+            print(f"wrote {target.with_suffix('.mcq')} and {target}")
+    return 0
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two RGB images, dB."""
+    import math
+
+    import numpy as np
+
+    mse = float(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean())
+    return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+
 def info_command(args: argparse.Namespace) -> int:
     """Print what a file says of itself; neither torch nor the weights are needed."""
     with open(args.file, "rb") as file:
@@ -253,6 +288,12 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("--bpp", type=float, help="bits per pixel to aim for instead")
     size.add_argument("--max-bytes", type=int, help="best quality whose file is no larger")
     decode.add_argument("--format", default="png", help="file suffix to decode to, default png")
+
+    trial = commands.add_parser("try", help="encode and decode one picture and print what it cost")
+    trial.add_argument("image")
+    trial.add_argument("-q", "--quality", type=float, default=codec.QUALITY_DEFAULT)
+    trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
+    trial.set_defaults(run=try_command)
 
     info = commands.add_parser("info", help="what a file holds")
     info.add_argument("file")

@@ -44,6 +44,7 @@ def load_weights(model_id: bytes) -> Weights:
     """The weights of an id, read once per process."""
     from . import weights
 
+    runtime.prepare_thread_pool()
     with runtime.lock:
         if model_id not in _loaded:
             _loaded[model_id] = weights.load(weights.find(model_id))
@@ -94,7 +95,6 @@ class Engine:
     def __init__(self, weights: Weights, tile_positions: int = TILE_POSITIONS) -> None:
         import torch
 
-        runtime.prepare_thread_pool()
         self.torch = torch
         self.weights = weights
         self.tile_positions = tile_positions

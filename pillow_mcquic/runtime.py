@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +16,20 @@ PRECISION_VARIABLE = "PILLOW_MCQUIC_PRECISION"
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 _options = {"device": "", "precision": ""}
-_forked = False
+
+
+def _imported_after_fork() -> bool:
+    """Whether this process seems a fork of one that had torch already (Linux: it has its parent's command)."""
+    if "torch" not in sys.modules:
+        return False
+    try:
+        mine, parents = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ("self", os.getppid()))
+    except OSError:
+        return False
+    return mine == parents
+
+
+_forked = _imported_after_fork()
 lock = threading.Lock()  # guards what is loaded once
 
 

@@ -202,7 +202,7 @@ def train(
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
-        sums += [float(rate), float(distortion), float(commitment) / area]
+        sums += [float(rate.detach()), float(distortion.detach()), float(commitment.detach()) / area]
         seen += 1
         now = time.monotonic()
         if step % log_every == 0:

@@ -1,0 +1,54 @@
+"""Pictures the tests share: crops of one photo that the repository ships."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pillow_mcquic  # noqa: F401  (registers the format)
+
+PHOTO = Path(__file__).parent / "images" / "parrots.png"
+
+
+def to_bytes(image: Image.Image, **options: Any) -> bytes:
+    """The `.mcq` file Pillow writes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "MCQ", **options)
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> Image.Image:
+    """A loaded image from `.mcq` bytes."""
+    with Image.open(io.BytesIO(data), formats=["MCQ"]) as image:
+        image.load()
+        return image
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Peak signal-to-noise ratio, dB."""
+    mse = np.square(np.asarray(a, float) - np.asarray(b, float)).mean()
+    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """768x512 RGB."""
+    with Image.open(PHOTO) as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def small(photo: Image.Image) -> Image.Image:
+    """A crop whose sides are multiples of nothing: 150x101 RGB."""
+    return photo.crop((300, 80, 450, 181))
+
+
+@pytest.fixture(scope="session")
+def small_file(small: Image.Image) -> bytes:
+    """`small` as an `.mcq` file of quality 4."""
+    return to_bytes(small)

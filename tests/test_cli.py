@@ -1,0 +1,146 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pillow_mcquic import cli
+
+from .conftest import psnr
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small: Image.Image) -> Path:
+    """in/a.png, in/sub/b.jpg with metadata, in/notes.txt"""
+    source = tmp_path / "in"
+    (source / "sub").mkdir(parents=True)
+    small.save(source / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    small.save(source / "sub" / "b.jpg", exif=exif, dpi=(96, 96), comment=b"hello")
+    (source / "notes.txt").write_text("no image")
+    return source
+
+
+def test_folder_there_and_back(folder: Path, tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["encode", str(folder), "-o", str(tmp_path / "mcq"), "-q", "6"]) == 0
+    assert "encoded 2 of 2 files" in capsys.readouterr().out
+    assert cli.main(["decode", str(tmp_path / "mcq"), "-o", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert psnr(image, small) > 30
+    with Image.open(tmp_path / "out" / "sub" / "b.png") as image:
+        assert image.getexif()[0x0112] == 3
+        assert image.info["dpi"] == pytest.approx((96, 96), abs=0.02)
+    with Image.open(tmp_path / "mcq" / "sub" / "b.mcq") as image:
+        assert image.info["comment"] == b"hello"
+        assert image.info["dpi"] == (96, 96)
+
+
+def test_default_output_lies_beside_the_input(folder: Path) -> None:
+    assert cli.main(["encode", str(folder / "*.png")]) == 0
+    assert (folder / "a.mcq").exists()
+
+
+def test_one_file_to_a_named_file(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(tmp_path / "x.mcq"), "--bpp", "0.3"]) == 0
+    assert (tmp_path / "x.mcq").stat().st_size * 8 / (150 * 101) == pytest.approx(0.3, rel=0.03)
+    assert cli.main(["decode", str(tmp_path / "x.mcq"), "-o", str(tmp_path / "y.webp")]) == 0
+    with Image.open(tmp_path / "y.webp") as image:
+        assert image.format == "WEBP"
+
+
+def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.mcq").write_text("precious")
+    assert cli.main(["encode", str(folder / "a.png")]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert (folder / "a.mcq").read_text() == "precious"
+    assert cli.main(["encode", "--overwrite", str(folder / "a.png")]) == 0
+    assert (folder / "a.mcq").read_bytes()[:4] == b"\x8bMCQ"
+
+
+def test_a_failure_is_counted_and_the_rest_is_done(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    Image.new("I;16", (5, 5)).save(folder / "deep.png")
+    out = tmp_path / "mcq"
+    assert cli.main(["encode", str(folder), "-o", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "encoded 2 of 4 files" in printed.out
+    assert "2 failed" in printed.out
+    assert "broken.png" in printed.err
+    assert "cannot save mode I;16" in printed.err
+    assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["a.mcq", "b.mcq"]
+
+
+def test_failed_overwrite_keeps_the_old_file(folder: Path) -> None:
+    Image.new("I;16", (5, 5)).save(folder / "deep.png")
+    (folder / "deep.mcq").write_text("precious")
+    assert cli.main(["encode", "--overwrite", str(folder / "deep.png")]) == 1
+    assert (folder / "deep.mcq").read_text() == "precious"
+    assert list(folder.glob(".*")) == []
+
+
+def test_two_inputs_never_share_an_output(folder: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    small.save(folder / "a.bmp")
+    assert cli.main(["encode", "--overwrite", str(folder / "a.*")]) == 1
+    assert "already the output" in capsys.readouterr().err
+
+
+def test_frames_are_not_dropped_silently(tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    small.save(tmp_path / "x.gif", save_all=True, append_images=[small.rotate(90)])
+    assert cli.main(["encode", str(tmp_path / "x.gif")]) == 1
+    assert "2 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["encode", "nowhere.png"], 2, "no such file"),
+        (["encode", "{folder}/notes.txt"], 1, "cannot identify"),
+        (["encode", "{folder}/a.png", "-q", "9"], 1, "from 1"),
+        (["encode", "{folder}/a.png", "--max-bytes", "10"], 1, "too small"),
+        (["encode", "{folder}/a.png", "{folder}/sub/b.jpg", "-o", "{folder}/notes.txt"], 2, "must name a folder"),
+        (["decode", "{folder}"], 2, "no images"),
+        (["decode", "{folder}/a.png", "--format", "xyz"], 2, "unknown image format"),
+        (["info", "{folder}/a.png"], 1, "not an .mcq file"),
+        (["verify", "{folder}/a.png"], 1, "not an .mcq file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments: list[str], status: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([a.format(folder=folder) for a in arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_info_and_verify(tmp_path: Path, small_file: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.mcq"
+    path.write_bytes(small_file)
+    assert cli.main(["info", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "level 1", "level 2", "level 3", "bpp"):
+        assert part in printed
+    assert cli.main(["verify", str(path)]) == 0
+    path.write_bytes(small_file[:-3])
+    assert cli.main(["verify", "--quick", str(tmp_path)]) == 1
+    assert "truncated" in capsys.readouterr().err
+
+
+def test_version_and_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("pillow_mcquic", "weights", "pillow", "torch", "constriction", "device"):
+        assert part in printed
+    assert cli.main(["model"]) == 0
+    assert "kMAC/pixel" in capsys.readouterr().out
+
+
+def test_try_prints_what_a_picture_cost(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["try", str(folder / "a.png"), "-o", str(tmp_path / "seen.png")]) == 0
+    printed = capsys.readouterr().out
+    for part in ("bytes", "bpp", "PSNR", "encode", "decode"):
+        assert part in printed
+    with Image.open(tmp_path / "seen.png") as image:
+        assert image.size == (150, 101)

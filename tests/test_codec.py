@@ -1,0 +1,212 @@
+"""The codec: arrays to bytes and back, tiles, sizes, targets."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pillow_mcquic
+from pillow_mcquic import codec, container, runtime, weights
+from pillow_mcquic.container import Header
+
+from .conftest import psnr
+
+
+@pytest.fixture
+def float32():
+    runtime.configure(precision="float32")
+    yield
+    runtime.configure(precision="auto")
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 1, 3), (16, 16, 3), (17, 15, 4), (64, 64, 1), (33, 100, 2), (65, 3, 3), (2, 400, 3)]
+)
+def test_every_shape_comes_back(shape: tuple[int, ...], photo: Image.Image) -> None:
+    pixels = np.asarray(photo.convert("RGBA"))[: shape[0], : shape[1]]
+    pixels = pixels[:, :, 0] if len(shape) == 2 else np.ascontiguousarray(pixels[:, :, -shape[2] :])
+    decoded = pillow_mcquic.decode(pillow_mcquic.encode(pixels))
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (shape[:2] if len(shape) == 2 or shape[2] == 1 else shape)
+
+
+def test_plain_file_spends_at_most_40_bytes_on_structure(photo: Image.Image) -> None:
+    data = pillow_mcquic.encode(np.asarray(photo), quality=8)
+    parsed = container.read(io.BytesIO(data))
+    assert len(data) - sum(map(len, parsed.codes)) <= 40
+
+
+def test_padding_reaches_the_next_multiple_of_16_only() -> None:
+    assert Header(17, 16, "RGB", 256, b"\0\0\0\0").grids == ((1, 2), (1, 1), (1, 1))
+    assert Header(130, 81, "RGB", 256, b"\0\0\0\0").grids == ((6, 9), (3, 5), (2, 3))
+
+
+def test_quality_rises_with_its_number(photo: Image.Image) -> None:
+    crop = photo.crop((200, 100, 520, 356))
+    pixels = np.asarray(crop)
+    files = [pillow_mcquic.encode(pixels, quality=q) for q in (1, 2, 3, 3.5, 4, 5, 6, 7, 8)]
+    sizes = [len(f) for f in files]
+    qualities = [psnr(crop, Image.fromarray(pillow_mcquic.decode(f))) for f in files]
+    assert sizes == sorted(sizes)
+    assert qualities == sorted(qualities)
+    assert qualities[0] > 24
+    assert qualities[-1] > 33
+
+
+def test_same_input_same_bytes(small: Image.Image) -> None:
+    pixels = np.asarray(small)
+    assert pillow_mcquic.encode(pixels) == pillow_mcquic.encode(pixels.copy())
+
+
+def test_writing_does_not_touch_the_input(small: Image.Image) -> None:
+    pixels = np.array(small.resize((64, 48)))
+    before = pixels.copy()
+    pillow_mcquic.encode(pixels)
+    assert np.array_equal(pixels, before)
+
+
+def test_tiles_give_the_untiled_result(photo: Image.Image, float32: None) -> None:
+    pixels = np.asarray(photo)[:400, :]
+    loaded = codec.load_weights(weights.default_id())
+    whole, tiled = (codec.Engine(loaded, tile_positions=n) for n in (1 << 20, 150))
+    codes, tiled_codes = whole.quantise(pixels, 1024), tiled.quantise(pixels, 1024)
+    for a, b in zip(codes, tiled_codes, strict=True):
+        assert np.array_equal(a, b)
+    header = Header(768, 400, "RGB", 1024, loaded.id)
+    difference = whole.synthesise(codes, header).astype(int) - tiled.synthesise(codes, header)
+    assert abs(difference).max() <= 1
+
+
+def test_streams_give_the_codes_back(photo: Image.Image) -> None:
+    engine = codec.Engine(codec.load_weights(weights.default_id()))
+    pixels = np.asarray(photo)[:200, :300]
+    codes = engine.quantise(pixels, 900)
+    header = Header(300, 200, "RGB", 900, engine.weights.id)
+    for a, b in zip(engine.read_streams(engine.write_streams(codes, 900), header), codes, strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("bpp", [0.12, 0.25, 0.4])
+def test_target_bpp_is_met_within_3_percent(bpp: float, photo: Image.Image) -> None:
+    data = pillow_mcquic.encode(np.asarray(photo), target_bpp=bpp)
+    assert abs(8 * len(data) / (768 * 512) / bpp - 1) <= 0.03
+
+
+def test_target_out_of_reach_gives_the_nearest(small: Image.Image) -> None:
+    pixels = np.asarray(small)
+    assert pillow_mcquic.encode(pixels, target_bpp=0.0001) == pillow_mcquic.encode(pixels, quality=1)
+    assert pillow_mcquic.encode(pixels, target_bpp=100.0) == pillow_mcquic.encode(pixels, quality=8)
+
+
+def test_max_bytes_is_kept_and_used(photo: Image.Image) -> None:
+    data = pillow_mcquic.encode(np.asarray(photo), max_bytes=12000)
+    assert 0.97 * 12000 <= len(data) <= 12000
+
+
+def test_max_bytes_below_reach_is_an_error_that_says_what_is_needed(small: Image.Image) -> None:
+    pixels = np.asarray(small)
+    needed = len(pillow_mcquic.encode(pixels, quality=1))
+    with pytest.raises(ValueError, match=f"quality 1 needs {needed} bytes"):
+        pillow_mcquic.encode(pixels, max_bytes=needed - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quality": 0.99}, "from 1"),
+        ({"quality": 8.01}, "to 8"),
+        ({"quality": float("nan")}, "from 1"),
+        ({"quality": "3"}, "number"),
+        ({"quality": True}, "number"),
+        ({"target_bpp": 0}, "target_bpp"),
+        ({"target_bpp": "x"}, "target_bpp"),
+        ({"target_bpp": float("nan")}, "target_bpp"),
+        ({"max_bytes": 0}, "max_bytes"),
+        ({"max_bytes": 1.5}, "max_bytes"),
+        ({"quality": 3, "max_bytes": 100}, "one of"),
+    ],
+)
+def test_bad_options_name_themselves(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pillow_mcquic.encode(np.zeros((8, 8, 3), np.uint8), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((8, 0, 3), np.uint8),
+        np.zeros(8, np.uint8),
+        [[1, 2]],
+    ],
+)
+def test_bad_pixels_are_refused(pixels: object) -> None:
+    with pytest.raises(ValueError, match="pixels must be"):
+        pillow_mcquic.encode(pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("alpha", ["gradient", "noise", "binary", "flat"])
+def test_alpha_is_lossless(alpha: str) -> None:
+    y, x = np.mgrid[0:70, 0:90]
+    plane = {
+        "gradient": (x + y) % 256,
+        "noise": np.random.default_rng(0).integers(0, 256, (70, 90)),
+        "binary": ((x - 45) ** 2 + (y - 35) ** 2 < 900) * 255,
+        "flat": np.full((70, 90), 17),
+    }[alpha].astype(np.uint8)
+    payload = codec.pack_alpha(plane)
+    assert np.array_equal(codec.unpack_alpha(payload, 90, 70), plane)
+    assert len(payload) < (6500 if alpha == "noise" else 350)
+
+
+def test_alpha_bomb_is_cut_short() -> None:
+    import tracemalloc
+    import zlib
+
+    bomb = b"\0" + zlib.compress(bytes(100_000_000))
+    tracemalloc.start()
+    with pytest.raises(OSError, match="alpha"):
+        codec.unpack_alpha(bomb, 100, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03x", b"\0garbage", b"\0" + codec.zlib.compress(b"short")])
+def test_damaged_alpha_is_an_oserror(payload: bytes) -> None:
+    with pytest.raises(OSError, match="alpha"):
+        codec.unpack_alpha(payload, 10, 10)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
+def test_bad_device_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match="device must be"):
+        runtime.configure(device=device)
+
+
+def test_bad_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision must be"):
+        runtime.configure(precision="float64")
+
+
+def test_inference_leaves_torch_as_it_was(small: Image.Image) -> None:
+    import torch
+
+    def state() -> list[object]:
+        return [
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.random.get_rng_state().tolist(),
+        ]
+
+    before = state()
+    pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small)))
+    assert state() == before

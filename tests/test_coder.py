@@ -1,0 +1,99 @@
+"""Entropy coding: exact tables, literal compressed words, round trips, cost, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pillow_mcquic import coder
+
+CLASSES = 3
+
+
+def tables(seed: int = 0) -> coder.LevelTables:
+    """Two groups: one of one stage, one of two stages."""
+    rng = np.random.default_rng(seed)
+
+    def table(contexts: int, k: int) -> NDArray[np.uint16]:
+        return coder.normalise_counts(rng.dirichlet(np.full(k, 0.3), (contexts, CLASSES)) + 1e-9)
+
+    return coder.LevelTables([[table(1, 7)], [table(1, 5), table(2, 256)]])
+
+
+def sample(seed: int, count: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, k, count) * (rng.random(count) < 0.5) for k in (7, 5, 256)])
+    return codes.astype(np.int16), rng.integers(0, CLASSES, (2, count)).astype(np.uint8)
+
+
+def test_compressed_words_are_these() -> None:
+    """Any change of the bitstream fails here; the format would need a new version."""
+    rising = [coder.normalise_counts(1.0 / np.arange(1, k + 1) * np.ones((contexts, CLASSES, 1))) for contexts, k in SHAPES]
+    position = np.arange(12)
+    codes = np.stack([position % 7, position // 3 % 5, position**3 % 256]).astype(np.int16)
+    classes = np.stack([position % 3, position % 2]).astype(np.uint8)
+    data = coder.encode(codes, classes, coder.LevelTables([rising[:1], rising[1:]]))
+    assert data.hex() == GOLDEN
+
+
+SHAPES = ((1, 7), (1, 5), (2, 256))
+GOLDEN = "6aa1234f14d265a4ce8852ac337512bdb9aaa5f3"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 400))
+def test_what_is_encoded_is_decoded(seed: int, count: int) -> None:
+    codes, classes = sample(seed, count)
+    data = coder.encode(codes, classes, tables(seed))
+    assert np.array_equal(coder.decode(data, classes, tables(seed)), codes)
+
+
+def test_cost_is_the_information_plus_a_word_or_two() -> None:
+    codes, classes = sample(2, 5000)
+    size = len(coder.encode(codes, classes, tables()))
+    ideal = coder.information(codes, classes, tables()) / 8
+    assert ideal <= size <= ideal * 1.0001 + 8
+
+
+@given(st.lists(st.floats(1e-12, 1e6), min_size=2, max_size=256))
+def test_counts_are_positive_and_sum_to_65536(weights: list[float]) -> None:
+    counts = coder.normalise_counts(np.array(weights)).astype(int)
+    assert counts.min() >= 1
+    assert counts.sum() == 65536
+
+
+def test_counts_follow_the_weights() -> None:
+    assert coder.normalise_counts(np.array([2.0, 1.0, 1.0])).tolist() == [32768, 16384, 16384]
+
+
+@pytest.mark.parametrize("bad", [[65535, 0], [30000, 30000]])
+def test_tables_that_do_not_sum_up_are_refused(bad: list[int]) -> None:
+    with pytest.raises(ValueError, match="65536"):
+        coder.LevelTables([[np.array([[bad]], np.uint16)]])
+
+
+@given(st.binary(max_size=400))
+def test_noise_decodes_or_says_damaged(data: bytes) -> None:
+    _, classes = sample(3, 50)
+    try:
+        codes = coder.decode(data, classes, tables())
+    except coder.DamagedStreamError:
+        return
+    assert codes.shape == (3, 50)
+    assert (codes >= 0).all()
+    assert (codes < np.array([7, 5, 256])[:, None]).all()
+
+
+def test_a_stream_is_whole_words() -> None:
+    _, classes = sample(3, 50)
+    with pytest.raises(coder.DamagedStreamError, match="32-bit"):
+        coder.decode(b"abc", classes, tables())
+
+
+def test_trailing_words_are_noticed() -> None:
+    codes, classes = sample(4, 50)
+    data = coder.encode(codes, classes, tables())
+    with pytest.raises(coder.DamagedStreamError, match="end"):
+        coder.decode(data + b"\x01\x02\x03\x04" * 3, classes, tables())

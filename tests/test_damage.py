@@ -1,0 +1,122 @@
+"""Damaged files give an OSError with a sentence: no hang, no wrong picture, nothing else."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+from PIL import Image
+
+from pillow_mcquic import container
+
+from .conftest import from_bytes, to_bytes
+
+
+@pytest.fixture(scope="module")
+def tiny_file(photo: Image.Image) -> bytes:
+    """A 40x30 RGBA picture with a comment: every kind of chunk, few bytes."""
+    tiny = photo.crop((300, 100, 340, 130)).convert("RGBA")
+    tiny.putalpha(tiny.convert("L").point(lambda v: 255 if v > 90 else 0))
+    return to_bytes(tiny, quality=2, comment=b"tiny", dpi=(72, 72))
+
+
+def outcome(data: bytes) -> str:
+    """"same" size and pixels are decided by the caller; here: what kind of answer Pillow gives."""
+    try:
+        from_bytes(data)
+    except Image.UnidentifiedImageError:
+        return "not an image"
+    except OSError as error:
+        assert str(error), "an error must say what is wrong"
+        return "refused"
+    return "decoded"
+
+
+def test_every_flipped_byte_is_refused(tiny_file: bytes) -> None:
+    for at in range(len(tiny_file)):
+        damaged = bytearray(tiny_file)
+        damaged[at] ^= 0xFF
+        assert outcome(bytes(damaged)) == ("not an image" if at < 8 else "refused"), at
+
+
+def test_every_flipped_bit_is_refused(tiny_file: bytes) -> None:
+    for at in range(64, 8 * len(tiny_file)):
+        damaged = bytearray(tiny_file)
+        damaged[at // 8] ^= 1 << at % 8
+        assert outcome(bytes(damaged)) == "refused", at
+
+
+def test_every_truncation_is_refused(tiny_file: bytes) -> None:
+    for length in range(len(tiny_file)):
+        assert outcome(tiny_file[:length]) == ("not an image" if length < 8 else "refused"), length
+
+
+def test_random_mutations_are_refused_or_harmless(tiny_file: bytes) -> None:
+    rng = random.Random(0)
+    expected = from_bytes(tiny_file).tobytes()
+    for _ in range(1500):
+        damaged = bytearray(tiny_file)
+        for _ in range(rng.randint(1, 8)):
+            at = rng.randrange(len(damaged))
+            match rng.randrange(4):
+                case 0:
+                    damaged[at] = rng.randrange(256)
+                case 1:
+                    del damaged[at : at + rng.randint(1, 9)]
+                case 2:
+                    damaged[at:at] = rng.randbytes(rng.randint(1, 9))
+                case 3:
+                    damaged[at:at] = damaged[at : at + rng.randint(1, 40)]
+            if not damaged:
+                break
+        if outcome(bytes(damaged)) == "decoded":
+            assert from_bytes(bytes(damaged)).tobytes() == expected
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"mcq "])
+def test_files_of_one_value_are_not_images(fill: bytes) -> None:
+    assert outcome(fill * 500) == "not an image"
+    assert outcome(container.MAGIC + fill * 500) == "refused"
+
+
+def rewritten(tiny_file: bytes, codes: tuple[bytes, bytes, bytes]) -> bytes:
+    """The file with other code streams and right checksums: damage that only the codes can show."""
+    parsed = container.read(io.BytesIO(tiny_file))
+    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
+    return container.write(parsed.header, codes, chunks)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("damage", ["empty", "odd", "longer", "zeros"])
+def test_damaged_stream_under_a_right_checksum_is_refused(level: int, damage: str, tiny_file: bytes) -> None:
+    streams = list(container.read(io.BytesIO(tiny_file)).codes)
+    stream = streams[level - 1]
+    streams[level - 1] = {
+        "empty": b"",
+        "odd": stream + b"x",
+        "longer": stream + b"\x55" * 16,
+        "zeros": bytes(len(stream) + 8),
+    }[damage]
+    data = rewritten(tiny_file, (streams[0], streams[1], streams[2]))
+    if damage in ("empty", "zeros") and outcome(data) == "decoded":
+        return  # zeros are valid words of the coder: a picture that its writer asked for
+    assert outcome(data) == "refused"
+
+
+def test_streams_of_noise_never_raise_anything_else(tiny_file: bytes) -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        streams = tuple(rng.randbytes(4 * rng.randint(0, 60)) for _ in range(3))
+        assert outcome(rewritten(tiny_file, (streams[0], streams[1], streams[2]))) in ("refused", "decoded")
+
+
+def test_wrong_size_under_a_right_checksum_is_refused(tiny_file: bytes) -> None:
+    parsed = container.read(io.BytesIO(tiny_file))
+    header = container.Header(400, 300, "RGBA", parsed.header.quality, parsed.header.model)
+    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
+    assert outcome(container.write(header, parsed.codes, chunks)) == "refused"
+
+
+def test_trailing_data_is_ignored(tiny_file: bytes) -> None:
+    assert from_bytes(tiny_file + b"more" * 10).tobytes() == from_bytes(tiny_file).tobytes()

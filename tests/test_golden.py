@@ -1,0 +1,119 @@
+"""Golden files: `.mcq` files decode for ever, to these very codes, on every device and thread count.
+
+A change that breaks one of these needs a new format version, and the old one has to keep decoding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pillow_mcquic import codec, container, runtime
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
+FILES = {
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "c249c634338722c4"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "9452652159f7fc99"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "3f9915ec6cf53ea3"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "71f59420495253b8"),
+    "grey.mcq": ((128, 112), "L", 5.0, "ad656b8753ccd75b"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "6464c8e44d1b380f"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "52c65e027a6e43db"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "fb5d4177eec06ea3"),
+}
+
+
+def codes_digest(path: Path) -> str:
+    """SHA-256 over the little-endian int16 codes of a file."""
+    parsed = container.read(io.BytesIO(path.read_bytes()))
+    engine = codec.Engine(codec.load_weights(parsed.header.model))
+    digest = hashlib.sha256()
+    for codes in engine.read_streams(parsed.codes, parsed.header):
+        digest.update(codes.astype("<i2").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def all_digests() -> dict[str, str]:
+    return {name: codes_digest(GOLDEN / name) for name in FILES}
+
+
+EXPECTED = {name: facts[3] for name, facts in FILES.items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_decodes_to_its_picture(name: str) -> None:
+    size, mode, quality, _ = FILES[name]
+    with Image.open(GOLDEN / name) as image:
+        assert (image.size, image.mode, image.info["quality"]) == (size, mode, quality)
+        decoded = np.asarray(image).astype(int)
+    with Image.open(GOLDEN / Path(name).with_suffix(".png")) as image:
+        expected = np.asarray(image)
+    assert decoded.shape == expected.shape
+    assert abs(decoded - expected).max() <= 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_codes_on_threads_and_precisions(threads: int, precision: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    runtime.configure(precision=precision)
+    try:
+        assert all_digests() == EXPECTED
+    finally:
+        torch.set_num_threads(before)
+        runtime.configure(precision="auto")
+
+
+def test_codes_whatever_the_caller_set_for_torch() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert all_digests() == EXPECTED
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+INSTRUCTION_SETS = {
+    "avx512 with amx": {},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "sse": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_codes_on_instruction_sets(name: str) -> None:
+    code = "from tests.test_golden import all_digests; print(all_digests())"
+    env = {**os.environ, **INSTRUCTION_SETS[name]}
+    root = Path(__file__).parent.parent
+    out = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == str(EXPECTED)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+def test_cuda_and_cpu_read_each_other(small: Image.Image) -> None:
+    pixels = np.asarray(small)
+    files, pictures = {}, {}
+    for device in ("cpu", "cuda"):
+        runtime.configure(device=device)
+        files[device] = codec.encode(pixels)
+    for reader in ("cpu", "cuda"):
+        runtime.configure(device=reader)
+        assert all_digests() == EXPECTED
+        for writer, data in files.items():
+            pictures[writer, reader] = codec.decode(data).astype(int)
+    runtime.configure(device="auto")
+    for writer in files:
+        assert abs(pictures[writer, "cpu"] - pictures[writer, "cuda"]).max() <= 2

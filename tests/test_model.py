@@ -1,0 +1,167 @@
+"""The model: layouts, quantiser, and the integer prior, exact and equal to its float original."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pillow_mcquic import codec, weights
+from pillow_mcquic.model.cost import measure
+from pillow_mcquic.model.network import ClassNetwork, Config, Down, shuffle, unshuffle
+from pillow_mcquic.model.prior import IntegerClassNetwork, at_quality, export_class_network
+from pillow_mcquic.model.quantiser import Bank, Codebooks, lattice, nearest, nearest_far, quiet
+
+
+@pytest.fixture(scope="module")
+def loaded() -> weights.Weights:
+    return codec.load_weights(weights.default_id())
+
+
+def test_shipped_model_keeps_its_budget(loaded: weights.Weights) -> None:
+    cost = measure(loaded.config)
+    assert cost.parameters <= 12e6
+    assert cost.analysis <= 20
+    assert cost.decode <= 8
+    assert weights.find(loaded.id).stat().st_size < 25e6
+
+
+def test_config_survives_json() -> None:
+    import json
+
+    assert Config.from_dict(json.loads(json.dumps(Config().to_dict()))) == Config()
+
+
+@pytest.mark.parametrize("step", [2, 8, 16])
+def test_unshuffle_is_pixel_unshuffle_channels_last(step: int) -> None:
+    x = torch.randn(2, 3, 32, 48)
+    there = unshuffle(x, step)
+    assert torch.equal(there, F.pixel_unshuffle(x, step))
+    assert there.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(shuffle(there, step), x)
+
+
+@pytest.mark.parametrize(("size", "halved"), [((1, 1), (1, 1)), ((5, 4), (3, 2)), ((2, 7), (1, 4))])
+def test_down_rounds_up(size: tuple[int, int], halved: tuple[int, int]) -> None:
+    assert Down(3, 5)(torch.zeros(1, 3, *size)).shape[2:] == halved
+
+
+@pytest.mark.parametrize(("dim", "kissing"), [(1, 2), (2, 6), (4, 24), (8, 240)])
+def test_lattices_start_with_zero_and_their_kissing_number(dim: int, kissing: int) -> None:
+    norms = lattice(kissing + 2 if dim < 8 else 241, dim, seed=0).square().sum(1)
+    assert norms[0] == 0
+    assert (norms > norms[1] + 1e-4).sum() == (1 if dim < 8 else 0)
+    assert torch.allclose(norms[1 : kissing + 1], norms[1])
+
+
+def test_nearest_is_nearest() -> None:
+    vectors, words = torch.randn(3, 700, 4), torch.randn(3, 50, 4)
+    distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
+    assert torch.equal(nearest(vectors, words), distance.argmin(-1))
+    assert torch.equal(nearest_far(vectors * 0.3, words), nearest(vectors * 0.3, words))
+
+
+def test_quiet_takes_zero_when_the_bits_are_worth_it() -> None:
+    words = torch.tensor([[[0.0], [1.0]]])
+    vectors = torch.tensor([[[0.9], [0.6]]])  # zero costs 0.80 and 0.20 more error
+    index = torch.tensor([[1, 1]])
+    assert quiet(vectors, words, index, torch.tensor([[0.3, 0.3]])).tolist() == [[1, 0]]
+
+
+def test_rows_and_planes_are_inverse() -> None:
+    books = Codebooks(Bank(groups=3, dim=2, stages=((4, 1.0),)))
+    x = torch.randn(2, 6, 4, 5)
+    rows = books.rows(x)
+    assert rows.shape == (3, 40, 2)
+    assert torch.equal(rows[1, 7], x[0, 2:4, 1, 2])
+    assert torch.equal(books.planes(rows, 2, (4, 5)), x)
+
+
+def integer_inputs(network: ClassNetwork) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    inputs = network.enter.weight.shape[1]
+    return torch.randint(-2000, 2000, (inputs, 9, 11), generator=generator).double()
+
+
+def make_network(scale: float = 1.0) -> ClassNetwork:
+    torch.manual_seed(3)
+    network = ClassNetwork(10, 6, 16)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1).mul_(scale)
+        network.class_bias.add_(10)
+    return network
+
+
+@pytest.mark.parametrize("quality", [256, 700, 2048])
+def test_integer_class_network_follows_the_float_one(quality: int) -> None:
+    network = make_network()
+    x = integer_inputs(network)
+    exact = IntegerClassNetwork(export_class_network(network), classes=24)(x, quality)
+    with torch.no_grad():
+        q = torch.tensor([quality / 256], dtype=torch.float64)
+        real = network.double()(x[None] / 64, q)[0].clamp(0, 23)
+    assert (exact.double() - real).abs().max() < 0.5 + 0.05
+
+
+def test_integer_class_network_is_exact_in_any_order() -> None:
+    """The same sums in Python's integers."""
+    network = make_network()
+    tensors = export_class_network(network)
+    x = integer_inputs(network)[:, :3, :3]
+    exact = IntegerClassNetwork(tensors, classes=24)(x, 1000)
+
+    def whole(name: str) -> np.ndarray:
+        return tensors[name].numpy().astype(object)
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        return np.vectorize(lambda v: (v + 2048) // 4096, otypes=[object])(values)
+
+    hidden = at_quality(tensors["hidden_bias"], 1000).numpy().astype(object)
+    planes = np.pad(x.numpy().astype(np.int64).astype(object), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    entered = np.empty((16, 5, 5), object)
+    for r in range(5):
+        for c in range(5):
+            entered[:, r, c] = np.clip(scaled(whole("enter.weight") @ planes[:, r, c] + hidden), 0, 65280)
+    r = c = 2  # the middle of the inner 3x3
+    near = entered[:, r - 1 : r + 2, c - 1 : c + 2].reshape(-1)
+    added = np.maximum(scaled(whole("neighbours.weight") @ near + whole("neighbours.bias")), 0)
+    middle = np.minimum(entered[:, r, c] + added, 65280)
+    out = (whole("leave.weight") @ middle + whole("leave.bias")).reshape(6, 2, 2)
+    out = out + at_quality(tensors["class_bias"], 1000).numpy().astype(object)[:, None, None]
+    classes = np.vectorize(lambda v: min(max((v + (1 << 17)) >> 18, 0), 23))(out)
+    assert np.array_equal(classes, exact[:, 2:4, 2:4].numpy())
+
+
+def test_class_network_beyond_exact_sums_is_refused() -> None:
+    tensors = export_class_network(make_network())
+    tensors["neighbours.bias"] = torch.full_like(tensors["neighbours.bias"], 2**31 - 1)
+    IntegerClassNetwork(tensors, classes=24)
+    tensors["neighbours.bias"] = tensors["neighbours.bias"].double() * 2**23
+    with pytest.raises(ValueError, match="beyond exact"):
+        IntegerClassNetwork(tensors, classes=24)
+
+
+@pytest.mark.parametrize(("quality", "expected"), [(256, 10), (257, 10), (384, 15), (511, 20), (512, 20), (2048, 80)])
+def test_quality_interpolates_in_integers(quality: int, expected: int) -> None:
+    table = torch.arange(10, 90, 10, dtype=torch.int32)[:, None]
+    assert at_quality(table, quality).tolist() == [expected]
+
+
+def test_damaged_weights_are_refused(tmp_path, loaded: weights.Weights) -> None:
+    path = tmp_path / f"{loaded.id.hex()}.safetensors"
+    data = bytearray(weights.find(loaded.id).read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="damaged"):
+        weights.load(path)
+    path.write_bytes(data[:1000])
+    with pytest.raises(OSError, match="cannot be read"):
+        weights.load(path)
+
+
+def test_unknown_model_is_named_with_advice() -> None:
+    with pytest.raises(OSError, match=r"model 01020304, which is not here .*PILLOW_MCQUIC_WEIGHTS"):
+        weights.find(b"\1\2\3\4")

@@ -1,0 +1,159 @@
+"""Training as a user would train an own model, on a toy: resumable to the step, exportable, usable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pillow_mcquic.training.data import Crops, find_photos, klt
+from pillow_mcquic.training.export import export
+from pillow_mcquic.training.settings import Settings
+from pillow_mcquic.training.train import train
+
+SETTINGS = """
+steps = 6
+batch = 2
+crop = 64
+warmup = 2
+[model]
+analysis_width_8 = 16
+analysis_blocks_8 = 1
+analysis_width_16 = 24
+analysis_blocks_16 = 1
+hyper_width = 16
+means_blocks = 1
+synthesis_width_16 = 16
+synthesis_blocks_16 = 1
+synthesis_width_8 = 8
+synthesis_blocks_8 = 1
+class_width = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    photo.crop((0, 0, 384, 256)).save(folder / "a.png")
+    photo.crop((300, 200, 500, 400)).save(folder / "b.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    path = tmp_path_factory.mktemp("settings") / "toy.toml"
+    path.write_text(SETTINGS)
+    return Settings.read(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(settings: Settings, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "toy.pt"
+    train(settings, str(photos), path, log_every=2)
+    return path
+
+
+def test_settings_survive_and_unknown_ones_are_refused(settings: Settings) -> None:
+    assert Settings.from_dict(settings.to_dict()) == settings
+    with pytest.raises(ValueError, match="stepz"):
+        Settings.from_dict({"stepz": 3})
+    with pytest.raises(ValueError, match="widht"):
+        Settings.from_dict({"model": {"widht": 3}})
+
+
+def test_learning_rate_warms_up_holds_and_decays() -> None:
+    s = Settings(steps=1000, warmup=100, hold=0.3, floor=0.01)
+    assert s.rate_factor(0) == 0.01
+    assert s.rate_factor(200) == 1
+    assert s.rate_factor(1000) == pytest.approx(0.01)
+
+
+def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:
+    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in find_photos(photos)]
+    crops = Crops(pictures, 64, seed=1)
+    assert torch.equal(crops.batch(5, 4)[0], Crops(pictures, 64, seed=1).batch(5, 4)[0])
+    assert not torch.equal(crops.batch(5, 4)[0], crops.batch(6, 4)[0])
+    assert not torch.equal(crops.batch(5, 4)[0], Crops(pictures, 64, seed=1, rank=1).batch(5, 4)[0])
+
+
+def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:
+    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in find_photos(photos)]
+    basis, mean, deviation = klt(pictures, 32, patches=2000)
+    assert torch.allclose(basis @ basis.t(), torch.eye(32), atol=1e-5)
+    assert (deviation[:-1] >= deviation[1:]).all()
+    assert 0 < float(mean.mean()) < 1
+
+
+def test_stopped_and_resumed_run_equals_an_unbroken_one(
+    settings: Settings, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    path = tmp_path / "toy.pt"
+    train(settings, str(photos), path, stop_after_minutes=0)
+    assert torch.load(path, weights_only=True)["step"] == 0
+    threads = torch.get_num_threads()
+
+    class Stop(Exception):
+        pass
+
+    original = Crops.batch
+
+    def stop_at_3(self: Crops, step: int, count: int) -> object:
+        if step == 3:
+            raise Stop
+        return original(self, step, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Crops, "batch", stop_at_3)
+        with pytest.raises(Stop):
+            train(settings, str(photos), path, checkpoint_minutes=0)
+    assert torch.load(path, weights_only=True)["step"] == 3
+    train(settings, str(photos), path)
+    unbroken, resumed = (torch.load(p, weights_only=True) for p in (checkpoint, path))
+    assert resumed["step"] == unbroken["step"] == settings.steps
+    for name, tensor in unbroken["objective"].items():
+        assert torch.allclose(tensor, resumed["objective"][name], atol=1e-5), name
+    assert torch.get_num_threads() == threads
+    assert dataclasses.replace(settings, steps=7) != settings
+
+
+def test_exported_model_codes_pictures(
+    checkpoint: Path, photos: Path, tmp_path: Path, small: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from .conftest import from_bytes, psnr, to_bytes
+
+    path = export(checkpoint, tmp_path, str(photos), val_folder=None, crops=4)
+    monkeypatch.setenv("PILLOW_MCQUIC_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("PILLOW_MCQUIC_MODEL", path.stem)
+    data = to_bytes(small, quality=8)
+    assert data[12:16].hex() == path.stem
+    assert psnr(from_bytes(data), small) > 20
+    monkeypatch.delenv("PILLOW_MCQUIC_MODEL")
+    assert psnr(from_bytes(data), small) > 20  # found by the id in the file
+
+
+def test_command_line_trains(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.toml").write_text(SETTINGS)
+    command = [sys.executable, "-m", "pillow_mcquic.training", "train", photos, tmp_path / "toy.pt"]
+    options = ["--settings", tmp_path / "toy.toml", "--val", photos, "--steps", "50", "--minutes", "0.05"]
+    out = subprocess.run([*command, *options], capture_output=True, text=True, check=True, timeout=200)
+    assert "val bpp" in out.stdout
+    bad = subprocess.run([*command[:-2], tmp_path / "none", "x.pt"], capture_output=True, text=True, timeout=100)
+    assert bad.returncode == 1
+    assert "no image files" in bad.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="torchrun with gloo")
+def test_two_processes_under_torchrun(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.toml").write_text(SETTINGS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "pillow_mcquic.training", "train", photos, tmp_path / "toy.pt", "--settings", tmp_path / "toy.toml"]
+    subprocess.run(command, check=True, capture_output=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert torch.load(tmp_path / "toy.pt", weights_only=True)["step"] == 6

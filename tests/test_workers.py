@@ -1,0 +1,106 @@
+"""Processes, threads and data loaders: nothing hangs, every result equals the parent's."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import from_bytes, to_bytes
+
+pytestmark = pytest.mark.timeout(240)
+
+
+METHODS = [m for m in ("fork", "spawn", "forkserver") if m in multiprocessing.get_all_start_methods()]
+
+
+def worker(data: bytes) -> bytes:
+    return from_bytes(data).tobytes()
+
+
+def close(a: bytes, b: bytes) -> bool:
+    """Equal but for rounding: worker processes run one thread, the parent several."""
+    import numpy as np
+
+    difference = np.frombuffer(a, np.uint8).astype(int) - np.frombuffer(b, np.uint8)
+    return bool(abs(difference).max() <= 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_decode_in_the_parent_then_in_children(method: str, small_file: bytes) -> None:
+    expected = from_bytes(small_file).tobytes()
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        results = list(pool.map(worker, [small_file] * 4, timeout=120))
+    assert all(close(result, expected) for result in results)
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="no fork on this platform")
+def test_encode_in_the_parent_then_in_a_forked_child(small: Image.Image) -> None:
+    to_bytes(small)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        data = pool.apply_async(to_bytes, (small,)).get(timeout=120)
+    assert from_bytes(data).size == small.size
+
+
+def test_threads_on_different_images(photo: Image.Image) -> None:
+    crops = [photo.crop((16 * i, 8 * i, 16 * i + 90 + i, 8 * i + 70)) for i in range(12)]
+    serial = [to_bytes(crop) for crop in crops]
+    pixels = [from_bytes(data).tobytes() for data in serial]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(to_bytes, crops, timeout=120)) == serial
+        decoded = list(pool.map(lambda data: from_bytes(data).tobytes(), serial, timeout=120))
+    assert decoded == pixels
+
+
+class Folder:
+    """A map-style dataset of `.mcq` files."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> object:
+        import torch
+
+        import pillow_mcquic  # noqa: F401
+
+        with Image.open(self.paths[index]) as image:
+            return torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_data_loader_with_two_workers(method: str, tmp_path: Path, small_file: bytes) -> None:
+    from torch.utils.data import DataLoader
+
+    expected = from_bytes(small_file).tobytes()
+    paths = [tmp_path / f"{i}.mcq" for i in range(6)]
+    for path in paths:
+        path.write_bytes(small_file)
+    loader = DataLoader(Folder(paths), batch_size=3, num_workers=2, multiprocessing_context=method, timeout=120)
+    for batch in loader:
+        assert batch.shape == (3, 150 * 101 * 3)
+        assert all(close(row.numpy().tobytes(), expected) for row in batch)
+
+
+def test_import_in_a_forked_child_only(small_file: bytes) -> None:
+    """The parent used torch by itself before the child met this package."""
+    code = (
+        "import os, sys, io, torch; torch.nn.functional.conv2d(torch.rand(8, 16, 64, 64), torch.rand(16, 16, 3, 3));"
+        "data = sys.stdin.buffer.read(); pid = os.fork();\n"
+        "if pid == 0:\n"
+        "    import pillow_mcquic; pillow_mcquic.decode(data); os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    import subprocess
+
+    if not sys.platform.startswith("linux"):
+        pytest.skip("fork after OpenMP is a Linux matter")
+    out = subprocess.run([sys.executable, "-c", code], input=small_file, capture_output=True, timeout=60, check=True)
+    assert out.stdout.strip() == b"7"
