@@ -28,6 +28,9 @@ TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at 
 ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
 SEARCH_TOLERANCE, SEARCH_STEPS = 0.03, 12
 
+Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
+Classes = list[NDArray[np.uint8]]  # of levels 1, 2, 3, each (groups, rows * columns)
+
 _loaded: dict[bytes, Weights] = {}
 
 
@@ -113,8 +116,8 @@ class Engine:
     def _quality(self, quality: int) -> Tensor:
         return self.torch.tensor([quality / container.QUALITY_ONE], device=self.device)
 
-    def quantise(self, pixels: NDArray[np.uint8], quality: int) -> list[NDArray[np.int16]]:
-        """(H, W, 3) uint8 -> codes of levels 1, 2, 3, each (symbols, rows, columns)."""
+    def quantise(self, pixels: NDArray[np.uint8], quality: int) -> tuple[Codes, Classes]:
+        """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3."""
         torch, model, prior = self.torch, self.model, self.weights.prior
         H, W = pixels.shape[:2]
         if H % 16 or W % 16:
@@ -131,61 +134,74 @@ class Engine:
 
             y1 = torch.empty(h, w, model.quantiser1.channels, device=self.device).permute(2, 0, 1)
             tiled(analyse, [(image, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
-            y2, y3 = model.hyper_analyse(y1[None], q)
+            hyper = torch.empty(model.config.hyper_width, -(-h // 2), -(-w // 2), device=self.device)
+
+            def enter(window: Tensor) -> Tensor:
+                return model.hyper_features(window[None], q)[0]
+
+            tiled(enter, [(y1, 2)], hyper, 1, 1, self.tile_positions // 4)
+            y2, y3 = model.hyper_analyse(hyper[None], q)
             size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
-            classes = prior.classes_3(quality, size3).to(self.device)
-            codes3 = model.quantiser3.assign((y3 * model.gain(3, q))[0], classes, self.worth[2])
+            # (the prior's float64 is beyond autocast)
+            classes3 = prior.classes_3(quality, size3).to(self.device)
+            codes3 = model.quantiser3.assign((y3 * model.gain(3, q))[0], classes3, self.worth[2])
             z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
             features, mean = model.predict_2(z3, q, size2)
-            classes = prior.classes_2(codes3, quality, size2)
-            codes2 = model.quantiser2.assign(((y2 - mean) * model.gain(2, q))[0], classes, self.worth[1])
+            classes2 = prior.classes_2(codes3, quality, size2)
+            codes2 = model.quantiser2.assign(((y2 - mean) * model.gain(2, q))[0], classes2, self.worth[1])
             z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
-            classes = prior.classes_1(codes3, codes2, quality, (h, w))
+            classes1 = prior.classes_1(codes3, codes2, quality, (h, w))
 
             def assign(latent: Tensor, features: Tensor, classes: Tensor) -> Tensor:
                 residual = latent[None] - model.mean_1(features[None])
                 return model.quantiser1.assign((residual * model.gain(1, q))[0], classes, self.worth[0])
 
             codes1 = torch.empty(model.quantiser1.symbols, h, w, dtype=torch.int16, device=self.device)
-            local = [(y1, 1), (features[0], 1), (classes, 1)]
+            local = [(y1, 1), (features[0], 1), (classes1, 1)]
             tiled(assign, local, codes1, 1, 1, self.tile_positions)
-        return [codes1.cpu().numpy(), codes2.cpu().numpy(), codes3.cpu().numpy()]
+            return (
+                [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
+                [classes.flatten(1).cpu().numpy() for classes in (classes1, classes2, classes3)],
+            )
 
-    def classes(self, level: int, codes: list[NDArray[np.int16]], quality: int, size: tuple[int, int]) -> Any:
-        """Table indices of a level (groups, N) from the codes of the levels above it, [level 2, level 3]."""
+    def classes(self, level: int, codes: Sequence[Any], header: Header) -> NDArray[np.uint8]:
+        """Table indices of a level (groups, N) from the codes of levels 1, 2, 3 (those above it suffice)."""
         torch, prior = self.torch, self.weights.prior
+        quality, size = header.quality, header.grids[level - 1]
         with torch.inference_mode():
             if level == 3:
                 classes = prior.classes_3(quality, size)
             else:
-                c2, c3 = (torch.from_numpy(c).to(self.device) if c is not None else None for c in codes)
-                classes = prior.classes_2(c3, quality, size) if level == 2 else prior.classes_1(c3, c2, quality, size)
-            return classes.flatten(1).cpu().numpy()
+                codes3 = torch.from_numpy(codes[2]).to(self.device)
+                if level == 2:
+                    classes = prior.classes_2(codes3, quality, size)
+                else:
+                    codes2 = torch.from_numpy(codes[1]).to(self.device)
+                    classes = prior.classes_1(codes3, codes2, quality, size)
+            return np.asarray(classes.flatten(1).cpu().numpy())
 
-    def write_streams(self, codes: list[NDArray[np.int16]], quality: int) -> tuple[bytes, bytes, bytes]:
-        """Codes of levels 1, 2, 3 -> their code streams."""
-        streams = []
-        for level, mine in enumerate(codes, 1):
-            classes = self.classes(level, codes[1:], quality, mine.shape[1:])
-            flat = mine.reshape(mine.shape[0], -1)
-            streams.append(coder.encode(flat, classes, self.weights.tables[level - 1]))
-        return streams[0], streams[1], streams[2]
+    def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
+        """Codes and classes of levels 1, 2, 3 -> their code streams."""
+        level1, level2, level3 = (
+            coder.encode(mine.reshape(mine.shape[0], -1), indices, tables)
+            for mine, indices, tables in zip(codes, classes, self.weights.tables, strict=True)
+        )
+        return level1, level2, level3
 
-    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> list[NDArray[np.int16]]:
-        """The inverse of `write_streams`; BadFileError when the streams are damaged."""
+    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> Codes:
+        """Code streams of levels 1, 2, 3 -> their codes; BadFileError when they are damaged."""
         codes: list[Any] = [None, None, None]
         for level in (3, 2, 1):
-            size = header.grids[level - 1]
-            classes = self.classes(level, codes[1:], header.quality, size)
+            classes = self.classes(level, codes, header)
             try:
                 flat = coder.decode(streams[level - 1], classes, self.weights.tables[level - 1])
             except coder.DamagedStreamError as error:
                 raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
-            codes[level - 1] = flat.reshape(-1, *size)
+            codes[level - 1] = flat.reshape(-1, *header.grids[level - 1])
         return codes
 
-    def synthesise(self, codes: list[NDArray[np.int16]], header: Header) -> NDArray[np.uint8]:
+    def synthesise(self, codes: Codes, header: Header) -> NDArray[np.uint8]:
         """Codes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
         torch, model = self.torch, self.model
         codes1, codes2, codes3 = (torch.from_numpy(c).to(self.device) for c in codes)
@@ -305,7 +321,7 @@ def encode(
 
     def at(quality: int) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
-        streams = engine.write_streams(engine.quantise(colours, quality), quality)
+        streams = engine.write_streams(*engine.quantise(colours, quality))
         return container.write(header, streams, extra)
 
     if target is None:

@@ -92,7 +92,7 @@ class McqDecoder(ImageFile.PyDecoder):
         from . import codec
 
         file = container.read_body(header, bytes(buffer[:expected]))
-        self.set_as_raw(codec.decode_file(file).tobytes())
+        self.set_as_raw(codec.decode_file(file).data)  # no copy: large pictures are large
         return -1, 0
 
 

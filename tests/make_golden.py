@@ -47,7 +47,9 @@ def main() -> None:
         path.write_bytes(to_bytes(picture, **options))
         decoded = from_bytes(path.read_bytes())
         decoded.save(path.with_suffix(".png"), optimize=True)
-        print(f'    "{path.name}": ({decoded.size}, "{decoded.mode}", {decoded.info["quality"]}, "{codes_digest(path)}"),')
+        print(
+            f'    "{path.name}": ({decoded.size}, "{decoded.mode}", {decoded.info["quality"]}, "{codes_digest(path)}"),'
+        )
 
 
 if __name__ == "__main__":

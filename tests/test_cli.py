@@ -25,7 +25,9 @@ def folder(tmp_path: Path, small: Image.Image) -> Path:
     return source
 
 
-def test_folder_there_and_back(folder: Path, tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_there_and_back(
+    folder: Path, tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["encode", str(folder), "-o", str(tmp_path / "mcq"), "-q", "6"]) == 0
     assert "encoded 2 of 2 files" in capsys.readouterr().out
     assert cli.main(["decode", str(tmp_path / "mcq"), "-o", str(tmp_path / "out")]) == 0
@@ -61,7 +63,9 @@ def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixt
     assert (folder / "a.mcq").read_bytes()[:4] == b"\x8bMCQ"
 
 
-def test_a_failure_is_counted_and_the_rest_is_done(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_counted_and_the_rest_is_done(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     Image.new("I;16", (5, 5)).save(folder / "deep.png")
     out = tmp_path / "mcq"
@@ -88,7 +92,9 @@ def test_two_inputs_never_share_an_output(folder: Path, small: Image.Image, caps
     assert "already the output" in capsys.readouterr().err
 
 
-def test_frames_are_not_dropped_silently(tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_are_not_dropped_silently(
+    tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
     small.save(tmp_path / "x.gif", save_all=True, append_images=[small.rotate(90)])
     assert cli.main(["encode", str(tmp_path / "x.gif")]) == 1
     assert "2 frames" in capsys.readouterr().err
@@ -120,7 +126,15 @@ def test_info_and_verify(tmp_path: Path, small_file: bytes, capsys: pytest.Captu
     path.write_bytes(small_file)
     assert cli.main(["info", str(path)]) == 0
     printed = capsys.readouterr().out
-    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "level 1", "level 2", "level 3", "bpp"):
+    for part in (
+        "150x101 RGB, quality 4",
+        "model ",
+        f"{len(small_file)} bytes",
+        "level 1",
+        "level 2",
+        "level 3",
+        "bpp",
+    ):
         assert part in printed
     assert cli.main(["verify", str(path)]) == 0
     path.write_bytes(small_file[:-3])

@@ -31,7 +31,9 @@ def sample(seed: int, count: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]
 
 def test_compressed_words_are_these() -> None:
     """Any change of the bitstream fails here; the format would need a new version."""
-    rising = [coder.normalise_counts(1.0 / np.arange(1, k + 1) * np.ones((contexts, CLASSES, 1))) for contexts, k in SHAPES]
+    rising = [
+        coder.normalise_counts(1.0 / np.arange(1, k + 1) * np.ones((contexts, CLASSES, 1))) for contexts, k in SHAPES
+    ]
     position = np.arange(12)
     codes = np.stack([position % 7, position // 3 % 5, position**3 % 256]).astype(np.int16)
     classes = np.stack([position % 3, position % 2]).astype(np.uint8)

@@ -36,7 +36,8 @@ def test_chunk_is_these_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "raw"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02"), (2**28 - 1, b"\xff\xff\xff\x7f")]
+    ("value", "raw"),
+    [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02"), (2**28 - 1, b"\xff\xff\xff\x7f")],
 )
 def test_varint_is_leb128(value: int, raw: bytes) -> None:
     assert container.varint(value) == raw
@@ -69,7 +70,9 @@ optional = st.dictionaries(
 
 
 @given(headers, optional, st.tuples(st.binary(), st.binary(), st.binary()))
-def test_what_is_written_is_read(header: Header, chunks: dict[bytes, bytes], streams: tuple[bytes, bytes, bytes]) -> None:
+def test_what_is_written_is_read(
+    header: Header, chunks: dict[bytes, bytes], streams: tuple[bytes, bytes, bytes]
+) -> None:
     streams = (streams[0] + bytes(2000), streams[1], streams[2])  # enough for the largest picture
     data = container.write(header, streams, chunks)
     parsed = container.read(io.BytesIO(data + b"something else"))

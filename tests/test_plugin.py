@@ -138,7 +138,12 @@ def test_metadata_is_kept(small: Image.Image) -> None:
     exif[0x010E] = "a parrot"
     reopened = from_bytes(
         to_bytes(
-            small, exif=exif, icc_profile=b"profile", xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>", dpi=(300, 72.5), comment="né"
+            small,
+            exif=exif,
+            icc_profile=b"profile",
+            xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>",
+            dpi=(300, 72.5),
+            comment="né",
         )
     )
     assert dict(reopened.getexif()) == {0x0112: 6, 0x010E: "a parrot"}
@@ -166,7 +171,15 @@ def test_exif_of_the_image_is_not_copied_unasked(small: Image.Image) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("exif", 5), ("icc_profile", "text"), ("xmp", 3.0), ("comment", ["a"]), ("dpi", 300), ("dpi", (0, 1)), ("dpi", (1, 2, 3))],
+    [
+        ("exif", 5),
+        ("icc_profile", "text"),
+        ("xmp", 3.0),
+        ("comment", ["a"]),
+        ("dpi", 300),
+        ("dpi", (0, 1)),
+        ("dpi", (1, 2, 3)),
+    ],
 )
 def test_bad_metadata_names_the_option(option: str, value: object, small: Image.Image) -> None:
     with pytest.raises(ValueError, match=option):

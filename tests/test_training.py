@@ -100,19 +100,19 @@ def test_stopped_and_resumed_run_equals_an_unbroken_one(
     assert torch.load(path, weights_only=True)["step"] == 0
     threads = torch.get_num_threads()
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     original = Crops.batch
 
     def stop_at_3(self: Crops, step: int, count: int) -> object:
         if step == 3:
-            raise Stop
+            raise StopError
         return original(self, step, count)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Crops, "batch", stop_at_3)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             train(settings, str(photos), path, checkpoint_minutes=0)
     assert torch.load(path, weights_only=True)["step"] == 3
     train(settings, str(photos), path)
@@ -154,6 +154,14 @@ def test_command_line_trains(photos: Path, tmp_path: Path) -> None:
 def test_two_processes_under_torchrun(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(SETTINGS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "pillow_mcquic.training", "train", photos, tmp_path / "toy.pt", "--settings", tmp_path / "toy.toml"]
+    command += [
+        "-m",
+        "pillow_mcquic.training",
+        "train",
+        photos,
+        tmp_path / "toy.pt",
+        "--settings",
+        tmp_path / "toy.toml",
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert torch.load(tmp_path / "toy.pt", weights_only=True)["step"] == 6

@@ -53,7 +53,7 @@ def measure(config: Config) -> Cost:
 
         quality = torch.ones(1)
         y1 = model.analyse(torch.zeros(1, 3, SIDE, SIDE), quality)
-        y2, y3 = model.hyper_analyse(y1, quality)
+        y2, y3 = model.hyper_analyse(model.hyper_features(y1, quality), quality)
         linear = 768 * model.quantiser1.channels / 256 / 1000
         analysis = taken() + linear
         features, _ = model.predict_2(y3, quality, (y2.shape[2], y2.shape[3]))

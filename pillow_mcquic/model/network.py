@@ -293,9 +293,13 @@ class Model(nn.Module):
         residual: Tensor = self.analysis_head(t).float() * spread
         return linear.add_(residual)
 
-    def hyper_analyse(self, y1: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """y1 -> y2 (B, n2, h/2, w/2), y3 (B, n3, h/4, w/4), both float32."""
-        t = self.hyper_gain_2(self.hyper_analysis_2(y1 / self.deviation.view(1, -1, 1, 1)), quality)
+    def hyper_features(self, y1: Tensor, quality: Tensor) -> Tensor:
+        """y1 -> what y2 and y3 are made of (B, hyper, h/2, w/2).  Reach: 1 position."""
+        t: Tensor = self.hyper_analysis_2(y1 / self.deviation.view(1, -1, 1, 1))
+        return self.hyper_gain_2(t, quality)  # type: ignore[no-any-return]
+
+    def hyper_analyse(self, t: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Hyper features -> y2 (B, n2, h/2, w/2), y3 (B, n3, h/4, w/4), both float32."""
         y2 = self.hyper_head_2(t).float() * MEAN_SCALE
         t = self.hyper_gain_3(self.hyper_analysis_3(t), quality)
         return y2, self.hyper_head_3(t).float() * MEAN_SCALE

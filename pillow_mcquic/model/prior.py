@@ -26,6 +26,7 @@ ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 16) - 1
 EXACT = 1 << 53
+STRIP = 4096  # positions computed at once
 
 
 def at_quality(table: Tensor, quality: int) -> Tensor:
@@ -34,6 +35,11 @@ def at_quality(table: Tensor, quality: int) -> Tensor:
     share = quality - QUALITY_ONE * (low + 1)
     mixed = table[low].long() * (QUALITY_ONE - share) + table[low + 1].long() * share
     return torch.div(mixed + QUALITY_ONE // 2, QUALITY_ONE, rounding_mode="floor")
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Products back to the scale of activations, rounded half up, in place."""
+    return x.div_(WEIGHT_ONE).add_(0.5).floor_()
 
 
 def to_class(x: Tensor, classes: int) -> Tensor:
@@ -81,21 +87,30 @@ class IntegerClassNetwork:
 
     def __call__(self, embedding: Tensor, quality: int) -> Tensor:
         """Integer embeddings (inputs, h, w) float64 -> classes (groups, 2h, 2w) uint8."""
-        inputs, h, w = embedding.shape
-        device = embedding.device
-        x = self.enter.to(device) @ embedding.reshape(inputs, h * w)
-        x += at_quality(self.hidden_bias.to(device), quality)[:, None]
-        x = torch.floor(x / WEIGHT_ONE + 0.5).clamp(0, ACTIVATION_MAX)
-        near = F.pad(x.view(1, -1, h, w), (1, 1, 1, 1), mode="replicate")[0]
+        _, h, w = embedding.shape
+        hidden_bias = at_quality(self.hidden_bias.to(embedding.device), quality)
+        class_bias = at_quality(self.class_bias.to(embedding.device), quality)
+        padded = F.pad(embedding[None], (1, 1, 1, 1), mode="replicate")[0]
+        rows = max(1, STRIP // w)
+        strips = [
+            self._strip(padded[:, top : min(h, top + rows) + 2], hidden_bias, class_bias) for top in range(0, h, rows)
+        ]
+        return torch.cat(strips, 1)
+
+    def _strip(self, padded: Tensor, hidden_bias: Tensor, class_bias: Tensor) -> Tensor:
+        """Classes of a strip, whose embedding has one more row and column on each side."""
+        inputs, h, w = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2
+        device = padded.device
+        near = self.enter.to(device) @ padded.reshape(inputs, -1)
+        near = scaled(near.add_(hidden_bias[:, None])).clamp_(0, ACTIVATION_MAX).view(-1, h + 2, w + 2)
         total = self.neighbours_bias.to(device)[:, None].expand(-1, h * w).clone()
         for i, weight in enumerate(self.neighbours.to(device)):
             top, left = divmod(i, 3)
             total += weight @ near[:, top : top + h, left : left + w].reshape(-1, h * w)
-        x = (x + torch.floor(total / WEIGHT_ONE + 0.5).clamp(min=0)).clamp(max=ACTIVATION_MAX)
-        out = self.leave.to(device) @ x + self.leave_bias.to(device)[:, None]
+        x = scaled(total).clamp_(min=0) + near[:, 1:-1, 1:-1].reshape(-1, h * w)
+        out = self.leave.to(device) @ x.clamp_(max=ACTIVATION_MAX) + self.leave_bias.to(device)[:, None]
         fine = F.pixel_shuffle(out.view(1, -1, h, w), 2)[0]
-        bias = at_quality(self.class_bias.to(device), quality)
-        return to_class(fine + bias[:, None, None], self.classes)
+        return to_class(fine + class_bias[:, None, None], self.classes)
 
 
 class Prior:

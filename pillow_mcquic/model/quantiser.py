@@ -67,9 +67,14 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     The nearest word maximises <v, c> - |c|^2 / 2: one matrix product with a column of ones, then a maximum
     over the words, which lie in rows because torch's reduction is several times faster that way round.
     """
+    groups, count, dim = vectors.shape
     augmented = torch.cat([words, -(words * words).sum(-1, keepdim=True) / 2], 2)
-    columns = torch.cat([vectors, torch.ones_like(vectors[:, :, :1])], 2).transpose(1, 2).contiguous()
-    return torch.cat([torch.bmm(augmented, part).max(1).indices for part in torch.split(columns, CHUNK, 2)], 1)
+    # whole chunks only: for every new shape the matrix library would compile, and keep, another kernel
+    columns = vectors.new_zeros(groups, dim + 1, -(-count // CHUNK) * CHUNK)
+    columns[:, :dim, :count] = vectors.transpose(1, 2)
+    columns[:, dim] = 1
+    indices = [torch.bmm(augmented, part).max(1).indices for part in torch.split(columns, CHUNK, 2)]
+    return torch.cat(indices, 1)[:, :count]
 
 
 def nearest_far(vectors: Tensor, words: Tensor) -> Tensor:

@@ -90,9 +90,7 @@ class Counter:
 
     def add(self, pixels: NDArray[np.uint8], quality: int) -> None:
         """Encode one picture at a quality (256ths) and count its codewords."""
-        codes = self.engine.quantise(pixels, quality)
-        for level, mine in enumerate(codes, 1):
-            classes = self.engine.classes(level, codes[1:], quality, mine.shape[1:])
+        for level, (mine, classes) in enumerate(zip(*self.engine.quantise(pixels, quality), strict=True), 1):
             flat = mine.reshape(mine.shape[0], -1)
             row = group = 0
             for b, bank in enumerate(self.engine.weights.config.banks(level)):
@@ -173,7 +171,7 @@ def check_bytes(objective: Objective, settings: Settings, path: Path, photos: li
     rates = []
     for quality in qualities:
         for photo in photos:
-            streams = engine.write_streams(engine.quantise(photo, quality * 256), quality * 256)
+            streams = engine.write_streams(*engine.quantise(photo, quality * 256))
             rates.append(8 * sum(map(len, streams)) / (photo.shape[0] * photo.shape[1]))
     real = float(np.mean(rates))
     print(f"bits per pixel over {len(photos)} photos: estimated {estimate:.4f}, real {real:.4f}", flush=True)

@@ -144,7 +144,7 @@ class Objective(nn.Module):
         """
         m = self.model
         y1 = m.analyse(x, quality)
-        y2, y3 = m.hyper_analyse(y1, quality)
+        y2, y3 = m.hyper_analyse(m.hyper_features(y1, quality), quality)
         off = torch.autocast(x.device.type, enabled=False)
 
         with off:

@@ -1,0 +1,30 @@
+"""`python -m benchmarks rd|speed`: figures on your own photos and machine."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
+    rd.add_argument("--images", required=True, help="folder of lossless images")
+    rd.add_argument("--codecs", default="mcq,jpeg,webp,avif", help="comma-separated (default: all four)")
+    rd.add_argument("--json", help="write every single measurement here")
+    rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
+    speed = commands.add_parser("speed", help="seconds per megapixel, share of each stage, peak memory")
+    speed.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
+    speed.add_argument("--megapixels", default="0.4,2,12,50")
+    speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    speed.add_argument("--quality", type=float, default=4)
+    args = parser.parse_args()
+    if args.command == "rd":
+        from .rd import run
+    else:
+        from .speed import run
+    run(args)
+
+
+if __name__ == "__main__":
+    main()

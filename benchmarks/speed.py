@@ -1,0 +1,124 @@
+"""Seconds per megapixel of encoding and decoding, the share of each stage, and peak memory.
+
+Every size runs in a process of its own, so that peak memory is that size's; times are the best of several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+STAGES = ("networks", "tables", "range coder", "rest")
+
+
+def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
+    """A 3:2 picture of that size from 512-pixel pieces of a folder's photos."""
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    width = round(height * 1.5)
+    pieces = []
+    for path in sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))[:40]:
+        with Image.open(path) as opened:
+            if min(opened.size) >= 512:
+                pieces.append(np.asarray(opened.convert("RGB"))[:512, :512])
+    picture = np.empty((height, width, 3), np.uint8)
+    for i, top in enumerate(range(0, height, 512)):
+        for j, left in enumerate(range(0, width, 512)):
+            target = picture[top : top + 512, left : left + 512]
+            target[:] = pieces[(7 * i + j) % len(pieces)][: target.shape[0], : target.shape[1]]
+    return picture
+
+
+def clocked(spent: dict[str, float], stage: str, function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            spent[stage] += time.perf_counter() - began
+
+    return call
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def one_size(folder: str, megapixels: float, threads: int, quality: float) -> dict[str, Any]:
+    """All figures of one size, in this process."""
+    import torch
+
+    from pillow_mcquic import codec, coder, container, weights
+
+    if threads:
+        torch.set_num_threads(threads)
+    warm = codec.encode(np.zeros((64, 64, 3), np.uint8))
+    codec.decode(warm)
+    idle = peak_mb()
+    picture = mosaic(folder, megapixels)
+    size = picture.shape[0] * picture.shape[1] / 1e6
+    spent = dict.fromkeys(STAGES, 0.0)
+    # stages are told apart at the codec's own seams
+    engine_class: Any = codec.Engine
+    engine_class.quantise = clocked(spent, "networks", engine_class.quantise)
+    engine_class.synthesise = clocked(spent, "networks", engine_class.synthesise)
+    engine_class.classes = clocked(spent, "tables", engine_class.classes)
+    coder.encode = clocked(spent, "range coder", coder.encode)
+    coder.decode = clocked(spent, "range coder", coder.decode)
+    result: dict[str, Any] = {"megapixels": size, "threads": torch.get_num_threads(), "idle": idle}
+    data = b""
+    for direction in ("encode", "decode"):
+        best: dict[str, float] = {}
+        for _ in range(3 if size < 20 else 1):
+            spent.update(dict.fromkeys(STAGES, 0.0))
+            began = time.perf_counter()
+            if direction == "encode":
+                data = codec.encode(picture, quality=quality)
+            else:
+                codec.decode_file(container.read(io.BytesIO(data)))
+            total = time.perf_counter() - began
+            if not best or total < best["total"]:
+                best = {"total": total, **spent, "rest": total - sum(spent.values())}
+        result[direction] = best
+        result[f"{direction} peak"] = peak_mb() - picture.nbytes / 2**20
+    result["bpp"] = 8 * len(data) / size / 1e6
+    result["model"] = weights.default_id().hex()
+    return result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table of all sizes."""
+    if os.environ.get("BENCHMARK_ONE_SIZE"):
+        print(json.dumps(one_size(args.images, float(args.megapixels), args.threads, args.quality)))
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, quality {args.quality:g}")
+    print(
+        "| MP | threads | bpp | encode s | s/MP | networks, tables, coder, rest | decode s | s/MP "
+        "| networks, tables, coder, rest | peak MB over idle: encode, decode |"
+    )
+    print("|" + "---|" * 10)
+    for megapixels in args.megapixels.split(","):
+        command = [sys.executable, "-m", "benchmarks", "speed", "--images", args.images, "--megapixels", megapixels]
+        command += ["--threads", str(args.threads), "--quality", str(args.quality)]
+        env = {**os.environ, "BENCHMARK_ONE_SIZE": "1"}
+        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+        r = json.loads(out)
+        cells = [f"{r['megapixels']:.1f}", str(r["threads"]), f"{r['bpp']:.3f}"]
+        for direction in ("encode", "decode"):
+            t = r[direction]
+            shares = ", ".join(f"{100 * t[stage] / t['total']:.0f} %" for stage in STAGES)
+            cells += [f"{t['total']:.2f}", f"{t['total'] / r['megapixels']:.3f}", shares]
+        cells.append(", ".join(f"{r[d + ' peak'] - r['idle']:.0f}" for d in ("encode", "decode")))
+        print("| " + " | ".join(cells) + " |", flush=True)
