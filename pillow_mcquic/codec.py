@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 QUALITY_DEFAULT = 4.0
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
 ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
-SEARCH_TOLERANCE, SEARCH_STEPS = 0.03, 12
+SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
+LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
 Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
 Classes = list[NDArray[np.uint8]]  # of levels 1, 2, 3, each (groups, rows * columns)
@@ -114,7 +115,10 @@ class Engine:
         return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=reduced)
 
     def _quality(self, quality: int) -> Tensor:
-        return self.torch.tensor([quality / container.QUALITY_ONE], device=self.device)
+        return self.torch.tensor([quality / container.QUALITY_ONE], dtype=self.torch.float32, device=self.device)
+
+    def _floats(self, *shape: int) -> Tensor:
+        return self.torch.empty(shape, dtype=self.torch.float32, device=self.device)
 
     def quantise(self, pixels: NDArray[np.uint8], quality: int) -> tuple[Codes, Classes]:
         """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3."""
@@ -132,9 +136,9 @@ class Engine:
             def analyse(window: Tensor) -> Tensor:
                 return model.analyse(window[None].float() / 255, q)[0]
 
-            y1 = torch.empty(h, w, model.quantiser1.channels, device=self.device).permute(2, 0, 1)
+            y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
             tiled(analyse, [(image, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
-            hyper = torch.empty(model.config.hyper_width, -(-h // 2), -(-w // 2), device=self.device)
+            hyper = self._floats(model.config.hyper_width, -(-h // 2), -(-w // 2))
 
             def enter(window: Tensor) -> Tensor:
                 return model.hyper_features(window[None], q)[0]
@@ -344,32 +348,40 @@ def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) 
 def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
     """The file nearest in size to `target`, or if `strict` the best one not above it.
 
-    The log of the size is close to linear in quality, so interpolating between the bracketing tries (regula
-    falsi, halved when one end sticks) takes three or four encodes.
+    The log of the size is close to linear in quality, so a first guess, the usual slope and then interpolation
+    between the tries around the target (halving now and then) take three or four encodes.
     """
-    low, high = container.QUALITY_MIN, container.QUALITY_MAX
-    tries = {low: at(low)}
-    if len(tries[low]) >= target:
-        if strict and len(tries[low]) > target:
-            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {len(tries[low])} bytes")
-        return tries[low]
-    tries[high] = at(high)
-    if len(tries[high]) <= target:
-        return tries[high]
+    allowed = (1.0 - SEARCH_TOLERANCE) * target, (1.0 if strict else 1.0 + SEARCH_TOLERANCE) * target
+    below: tuple[int, bytes] | None = None  # the largest file tried that is not above the target
+    above: tuple[int, bytes] | None = None  # the smallest one that is
+    quality = SEARCH_START
     for step in range(SEARCH_STEPS):
-        if high - low <= 1:
-            break
-        a, b = math.log(len(tries[low]) / target), math.log(len(tries[high]) / target)
-        share = 0.5 if step % 3 == 2 else a / (a - b)
-        middle = min(high - 1, max(low + 1, round(low + share * (high - low))))
-        tries[middle] = at(middle)
-        size = len(tries[middle])
-        if (1 - SEARCH_TOLERANCE / 3) * target <= size <= target * (1 if strict else 1 + SEARCH_TOLERANCE / 3):
-            return tries[middle]
-        low, high = (middle, high) if size <= target else (low, middle)
+        data = at(quality)
+        if allowed[0] <= len(data) <= allowed[1]:
+            return data
+        if len(data) <= target:
+            below = quality, data
+        else:
+            above = quality, data
+        distance = math.log(target / len(data))
+        if below and above:
+            if above[0] - below[0] <= 1:
+                break
+            a, b = (math.log(len(tried[1]) / target) for tried in (below, above))
+            share = 0.5 if step % 3 == 2 else a / (a - b)
+            quality = below[0] + round(share * (above[0] - below[0]))
+            quality = min(above[0] - 1, max(below[0] + 1, quality))
+        elif quality in (container.QUALITY_MIN, container.QUALITY_MAX) and (quality > SEARCH_START) == (distance > 0):
+            break  # nothing beyond
+        else:
+            guess = quality + round(1.2 * distance / LOG_SIZE_PER_QUALITY * container.QUALITY_ONE)
+            quality = min(container.QUALITY_MAX, max(container.QUALITY_MIN, guess))
+    found = [tried[1] for tried in (below, above) if tried]
     if strict:
-        return tries[low]
-    return min((tries[low], tries[high]), key=lambda data: abs(len(data) - target))
+        if below is None:
+            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {len(found[0])} bytes")
+        return below[1]
+    return min(found, key=lambda data: abs(len(data) - target))
 
 
 def decode_file(file: File) -> NDArray[np.uint8]:

@@ -92,7 +92,8 @@ class McqDecoder(ImageFile.PyDecoder):
         from . import codec
 
         file = container.read_body(header, bytes(buffer[:expected]))
-        self.set_as_raw(codec.decode_file(file).data)  # no copy: large pictures are large
+        # any buffer will do, and a copy of a large picture is large
+        self.set_as_raw(codec.decode_file(file).data)  # type: ignore[arg-type]
         return -1, 0
 
 

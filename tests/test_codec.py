@@ -210,3 +210,39 @@ def test_inference_leaves_torch_as_it_was(small: Image.Image) -> None:
     before = state()
     pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small)))
     assert state() == before
+
+
+def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image) -> None:
+    import torch
+
+    pixels = np.asarray(small)
+    expected = pillow_mcquic.encode(pixels)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert pillow_mcquic.encode(pixels) == expected
+        assert np.array_equal(pillow_mcquic.decode(expected), pillow_mcquic.decode(expected))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("target", [60.0, 100.0, 1234.0, 5000.0, 99999.0])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: bool, power: float) -> None:
+    calls = []
+
+    def at(quality: int) -> bytes:
+        calls.append(quality)
+        return bytes(round(100 * np.exp(6 * ((quality - 256) / 1792) ** power)))
+
+    smallest, largest = 100, len(at(2048))
+    calls.clear()
+    if strict and target < smallest:
+        with pytest.raises(ValueError, match="quality 1 needs 100 bytes"):
+            codec._search(at, target, strict)
+        return
+    size = len(codec._search(at, target, strict))
+    reachable = min(max(target, smallest), largest)
+    assert abs(size / reachable - 1) <= 0.03
+    assert not strict or size <= target
+    assert len(calls) == len(set(calls)) <= 12

@@ -164,7 +164,7 @@ class Codebooks(nn.Module):
         B, _, h, w = codes.shape
         groups = self.bank.groups
         codes = codes.reshape(B, groups, -1, h, w)
-        total = torch.zeros((), device=codes.device)
+        total = torch.zeros((), dtype=torch.float32, device=codes.device)
         for j, words in enumerate(self.words):
             index = codes[:, :, j].permute(1, 0, 2, 3).reshape(groups, B * h * w)
             total = total + pick(words, index.long())
