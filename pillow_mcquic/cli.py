@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import io
+import math
 import os
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from . import __version__, codec, container
 from .training.__main__ import add_commands as add_training_commands
@@ -28,6 +29,8 @@ class UsageError(Exception):
 def find_inputs(patterns: Sequence[str], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
     """(file, path relative to what was named) of files, globs, and folders searched for `suffixes`."""
     for pattern in patterns:
+        if not pattern:
+            raise UsageError("an input is empty")
         path = Path(pattern)
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
@@ -44,11 +47,14 @@ def find_inputs(patterns: Sequence[str], suffixes: frozenset[str]) -> Iterator[t
 
 
 def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_given: bool) -> list[Job]:
-    """Where every input goes: beside itself, or to `out`, a file for one input and a folder for more."""
+    """Where every input goes: beside itself, or to `out`, a file of that suffix for one input, else a folder."""
     if out is None:
         return [(source, source.with_suffix(suffix)) for source, _ in inputs]
     target = Path(out)
-    if len(inputs) == 1 and not folder_given and not target.is_dir() and target.suffix:
+    folder = folder_given or len(inputs) > 1 or target.is_dir() or out.endswith(("/", os.sep))
+    if not folder and target.suffix:
+        if target.suffix.lower() != suffix:
+            raise UsageError(f"output {target} must end in {suffix}")
         return [(inputs[0][0], target)]
     if target.is_file():
         raise UsageError(f"{target} is a file: for several inputs -o must name a folder")
@@ -61,7 +67,7 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
     FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
     part = Path(name)
     try:
         with os.fdopen(handle, "w+b") as file:
@@ -71,7 +77,7 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)  # mkstemp made it private
-        if not overwrite and target.exists():
+        if not overwrite and os.path.lexists(target):
             raise FileExistsError(f"{target} exists (use --overwrite)")
         size = part.stat().st_size
         os.replace(part, target)
@@ -80,13 +86,39 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
         part.unlink(missing_ok=True)
 
 
+# tags that describe how a TIFF file is laid out, not the picture: Pillow gives them out with the EXIF of a TIFF
+TIFF_LAYOUT = frozenset(
+    {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326), *range(330, 343)}
+    | {347, *range(512, 533), 700, 34675}
+)
+
+
 def metadata_options(image: Image.Image) -> dict[str, Any]:
-    """What a picture carries beside pixels, as save options."""
+    """What a picture carries beside pixels, as save options; what cannot be stored is left out."""
     options = {k: image.info[k] for k in ("icc_profile", "xmp", "comment", "dpi") if image.info.get(k)}
-    exif = image.getexif()
-    if len(exif) or image.info.get("exif"):
-        options["exif"] = image.info.get("exif") or exif.tobytes()
+    dpi = options.get("dpi")
+    if dpi is not None and not all(value > 0 and math.isfinite(value) for value in dpi):
+        del options["dpi"]  # some cameras write 0
+    if image.info.get("exif"):
+        options["exif"] = image.info["exif"]
+    else:
+        exif = image.getexif()
+        for tag in TIFF_LAYOUT & set(exif):
+            del exif[tag]
+        if len(exif):
+            options["exif"] = exif.tobytes()
     return options
+
+
+def png_text(options: dict[str, Any]) -> PngImagePlugin.PngInfo:
+    """XMP and comment as PNG text chunks, which Pillow's PNG writer does not make of its options."""
+    text = PngImagePlugin.PngInfo()
+    for name, keyword in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
+        if name in options:
+            value = options[name]
+            value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            text.add_itxt(keyword, value)
+    return text
 
 
 def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], overwrite: bool, verb: str) -> int:
@@ -99,20 +131,20 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], overwrite: bool
     taken: set[Path] = set()
     for source, target in tqdm(jobs, unit="file", disable=len(jobs) < 2 or not sys.stderr.isatty()):
         try:
-            if target in taken:
+            if target.resolve() in taken:
                 raise FileExistsError(f"{target} is already the output of another input")
-            if target.exists() and not overwrite:
+            if os.path.lexists(target) and not overwrite:
                 raise FileExistsError(f"{target} exists (use --overwrite)")
             if target.exists() and target.samefile(source):
                 raise ValueError("input and output are the same file")
             size = work(source, target)
-            taken.add(target)
+            taken.add(target.resolve())
             before += source.stat().st_size
             after += size
             if len(jobs) == 1:
                 print(f"{source} -> {target}")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            failures.append(f"{source}: {error}")
+        except Exception as error:  # whatever one file does to a decoder, the others get their turn
+            failures.append(f"{source}: {error or type(error).__name__}")
     for line in failures:
         print(f"mcq: {line}", file=sys.stderr)
     done = len(jobs) - len(failures)
@@ -129,7 +161,7 @@ def encode_command(args: argparse.Namespace) -> int:
     options = {k: v for k, v in options.items() if v is not None}
     if "quality" in options:
         codec.quality_in_256ths(options["quality"])
-    suffixes = frozenset(Image.registered_extensions()) - {".mcq"}
+    suffixes = readable_suffixes() - {".mcq"}
 
     def work(source: Path, target: Path) -> int:
         with Image.open(source) as image:
@@ -142,19 +174,28 @@ def encode_command(args: argparse.Namespace) -> int:
     return run_jobs(jobs, work, args.overwrite, "encoded")
 
 
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of the formats that Pillow can decode by itself."""
+    formats = Image.registered_extensions()
+    stubs = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG")  # identified only
+    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in stubs)
+
+
 def decode_command(args: argparse.Namespace) -> int:
     suffix = f".{args.format.lower().removeprefix('.')}"
-    formats = Image.registered_extensions()
-    if args.out and Path(args.out).suffix.lower() in formats and not Path(args.out).is_dir():
+    if args.out and Path(args.out).suffix and len(args.inputs) == 1 and Path(args.inputs[0]).is_file():
         suffix = Path(args.out).suffix.lower()
-    if suffix not in formats:
-        raise UsageError(f"unknown image format {args.format}")
+    format = Image.registered_extensions().get(suffix)
+    if format not in Image.SAVE or suffix == ".mcq":
+        raise UsageError(f"no image format to decode to has the suffix {suffix}")
 
     def work(source: Path, target: Path) -> int:
         with Image.open(source) as image:
             image.load()
             carried = metadata_options(image)
-            return write_whole(target, lambda file: image.save(file, formats[suffix], **carried), args.overwrite)
+            if format == "PNG":
+                carried["pnginfo"] = png_text(carried)
+            return write_whole(target, lambda file: image.save(file, format, **carried), args.overwrite)
 
     jobs = make_jobs(args, frozenset({".mcq"}), suffix)
     return run_jobs(jobs, work, args.overwrite, "decoded")
@@ -167,6 +208,12 @@ def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -
 
 def try_command(args: argparse.Namespace) -> int:
     """Encode and decode one picture in memory; print size, quality and times, and save what comes out."""
+    format = Image.registered_extensions().get(Path(args.out).suffix.lower()) if args.out else "PNG"
+    if format not in Image.SAVE or format == "MCQ":
+        raise UsageError(f"{args.out} has no suffix of an image format to decode to")
+    for target in (Path(args.out), Path(args.out).with_suffix(".mcq")) if args.out else ():
+        if os.path.lexists(target) and not args.overwrite:
+            raise UsageError(f"{target} exists (use --overwrite)")
     with Image.open(args.image) as image:
         original = image.convert("RGB")
     data = io.BytesIO()
@@ -182,21 +229,30 @@ def try_command(args: argparse.Namespace) -> int:
         print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr(original, reopened):.2f} dB")
         print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")
         if args.out:
-            target = Path(args.out)
-            target.with_suffix(".mcq").write_bytes(data.getvalue())
-            reopened.save(target)
-            print(f"wrote {target.with_suffix('.mcq')} and {target}")
+            mcq = Path(args.out).with_suffix(".mcq")
+            write_whole(mcq, lambda file: file.write(data.getvalue()), args.overwrite)
+            write_whole(Path(args.out), lambda file: reopened.save(file, format), args.overwrite)
+            print(f"wrote {mcq} and {args.out}")
     return 0
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio of two RGB images, dB."""
-    import math
-
     import numpy as np
 
     mse = float(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean())
     return 10 * math.log10(255**2 / mse) if mse else math.inf
+
+
+CHUNK_NAMES = {
+    container.CODES: "codes",
+    container.ALPHA: "alpha",
+    container.EXIF: "exif",
+    container.ICC: "icc profile",
+    container.XMP: "xmp",
+    container.DPI: "dpi",
+    container.COMMENT: "comment",
+}
 
 
 def info_command(args: argparse.Namespace) -> int:
@@ -209,14 +265,15 @@ def info_command(args: argparse.Namespace) -> int:
     print(f"format {header.version[0]}.{header.version[1]}, model {header.model.hex()}")
     print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")
     for chunk in parsed.chunks:
-        known = "" if chunk.kind in container.KNOWN else " (unknown, skipped)"
-        print(f"  chunk {chunk.kind.decode()}: {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp{known}")
+        name = CHUNK_NAMES.get(chunk.kind, "unknown, skipped")
+        print(f"  chunk {chunk.kind.decode()} ({name}): {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp")
     for level, stream in enumerate(parsed.codes, 1):
         print(f"  codes of level {level}: {len(stream)} bytes, {8 * len(stream) / pixels:.4f} bpp")
-    with Image.open(args.file) as image:
-        for key, value in image.info.items():
-            shown = f"{len(value)} bytes" if isinstance(value, bytes) and key != "comment" else value
-            print(f"  {key}: {shown}")
+    for kind, name in ((container.COMMENT, "comment"), (container.DPI, "dpi")):
+        payload = parsed.get(kind)
+        if payload is not None:
+            shown = container.unpack_dpi(payload) if kind == container.DPI else payload.decode("utf-8", "replace")
+            print(f"  {name}: {shown}")
     return 0
 
 
@@ -293,6 +350,7 @@ def parser() -> argparse.ArgumentParser:
     trial.add_argument("image")
     trial.add_argument("-q", "--quality", type=float, default=codec.QUALITY_DEFAULT)
     trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
+    trial.add_argument("--overwrite", action="store_true", help="replace files that exist")
     trial.set_defaults(run=try_command)
 
     info = commands.add_parser("info", help="what a file holds")
@@ -317,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"mcq: {error}", file=sys.stderr)
         return 2
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         print(f"mcq: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The codec: uint8 arrays <-> `.mcq` bytes; padding, tiling, devices and the search for a size.
 
-Everything above (Pillow plugin, command line, other libraries) goes through `encode` and `decode`.
+Everything above (Pillow plugin, command line, other libraries) goes through `encode`, `decode` and `decode_file`.
 """
 
 from __future__ import annotations
@@ -312,9 +312,12 @@ def encode(
     if len(given) > 1:
         raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(given)}")
     fixed = quality_in_256ths(QUALITY_DEFAULT if quality is None else quality)
-    target = _target_bytes(target_bpp, max_bytes, pixels)
     mode, colours, alpha = split_channels(pixels)
+    target = _target_bytes(target_bpp, max_bytes, pixels)
     extra = dict(chunks or {})
+    for kind in extra:
+        if kind not in container.METADATA:
+            raise ValueError(f"chunks must have types {sorted(container.METADATA)}, got {kind!r}")
     if alpha is not None:
         extra[ALPHA] = pack_alpha(alpha)
 
@@ -335,13 +338,14 @@ def encode(
 
 def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) -> float | None:
     if target_bpp is not None:
-        if isinstance(target_bpp, bool) or not isinstance(target_bpp, (int, float)) or not 0 < target_bpp < 1e6:
+        number = isinstance(target_bpp, (int, float, np.integer, np.floating)) and not isinstance(target_bpp, bool)
+        if not number or not 0 < target_bpp < 1e6:
             raise ValueError(f"target_bpp must be a positive number of bits per pixel, got {target_bpp!r}")
         return float(target_bpp * pixels.shape[0] * pixels.shape[1] / 8)
     if max_bytes is not None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, (int, np.integer)) or max_bytes < 1:
             raise ValueError(f"max_bytes must be a positive integer, got {max_bytes!r}")
-        return float(max_bytes)
+        return float(min(max_bytes, 1 << 53))
     return None
 
 
@@ -354,7 +358,7 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
     allowed = (1.0 - SEARCH_TOLERANCE) * target, (1.0 if strict else 1.0 + SEARCH_TOLERANCE) * target
     below: tuple[int, bytes] | None = None  # the largest file tried that is not above the target
     above: tuple[int, bytes] | None = None  # the smallest one that is
-    quality = SEARCH_START
+    quality, least = SEARCH_START, 8  # 256ths that a guess moves at least; doubled each time
     for step in range(SEARCH_STEPS):
         data = at(quality)
         if allowed[0] <= len(data) <= allowed[1]:
@@ -374,7 +378,9 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
         elif quality in (container.QUALITY_MIN, container.QUALITY_MAX) and (quality > SEARCH_START) == (distance > 0):
             break  # nothing beyond
         else:
-            guess = quality + round(1.2 * distance / LOG_SIZE_PER_QUALITY * container.QUALITY_ONE)
+            least *= 2
+            move = max(least, round(1.2 * abs(distance) / LOG_SIZE_PER_QUALITY * container.QUALITY_ONE))
+            guess = quality + (move if distance > 0 else -move)
             quality = min(container.QUALITY_MAX, max(container.QUALITY_MIN, guess))
     found = [tried[1] for tried in (below, above) if tried]
     if strict:

@@ -26,8 +26,8 @@ MAX_SIDE = (1 << 28) - 1
 MAX_SQUARES_PER_BYTE = 32
 
 CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT = b"C", b"A", b"e", b"i", b"x", b"d", b"c"
-KNOWN = frozenset((CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT))
-HEADER_MAX = 8 + 8 + 2 * 4 + 4
+METADATA = frozenset((EXIF, ICC, XMP, DPI, COMMENT))
+KNOWN = METADATA | {CODES, ALPHA}
 ALPHA_FILTERS = 3  # 0: plain; 1: difference to the left; 2: difference to the row above
 
 
@@ -82,11 +82,12 @@ class Reader:
     """Bounded reads from a file object: what is announced is checked against what is there."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.taken = file, 0
+        self.file, self.taken, self.ahead = file, 0, b""
 
     def read(self, count: int, what: str) -> bytes:
         """Exactly `count` bytes, read piecemeal so that a forged length allocates nothing; BadFileError if short."""
-        parts, missing = [], count
+        parts, missing = [self.ahead[:count]], count - len(self.ahead[:count])
+        self.ahead = self.ahead[count:]
         while missing:
             part = self.file.read(min(missing, 1 << 20))
             if not part:
@@ -94,7 +95,12 @@ class Reader:
             parts.append(part)
             missing -= len(part)
         self.taken += count
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
+
+    def put_back(self, data: bytes) -> None:
+        """Let the next reads give these bytes again."""
+        self.ahead = data
+        self.taken -= len(data)
 
     def varint(self, what: str) -> tuple[int, bytes]:
         """An unsigned LEB128 number and its bytes; only the shortest form is accepted."""
@@ -171,20 +177,30 @@ def _chunk_head(reader: Reader) -> tuple[bytes, int, bytes]:
     return kind, length, kind + raw
 
 
-def peek_chunk(reader: Reader) -> tuple[bytes, int]:
-    """Type and payload length of the next chunk; the file is left at its payload."""
-    kind, length, _ = _chunk_head(reader)
-    return kind, length
-
-
-def read_chunk(reader: Reader) -> Chunk:
-    """The next chunk, checked; BadFileError for damage or an unknown critical type."""
-    begin = reader.taken
-    kind, length, head = _chunk_head(reader)
+def _chunk_rest(reader: Reader, kind: bytes, length: int, head: bytes) -> Chunk:
+    """Payload and checksum of a chunk whose head has been read."""
     payload = reader.read(length, f"chunk {kind.decode()}")
     if reader.read(4, f"chunk {kind.decode()}") != crc(head + payload):
         raise BadFileError(f"damaged .mcq file: the checksum of chunk {kind.decode()} is wrong")
-    return Chunk(kind, payload, reader.taken - begin)
+    return Chunk(kind, payload, len(head) + length + 4)
+
+
+def measure_picture(reader: Reader, header: Header) -> int:
+    """Bytes that the alpha and codes chunks take, from their heads; the claim of the header is checked.
+
+    The file is moved; BadFileError as `read_picture`, as far as heads can tell.
+    """
+    size = 0
+    for expected in (ALPHA, CODES) if header.mode.endswith("A") else (CODES,):
+        kind, length, head = _chunk_head(reader)
+        if kind != expected:
+            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
+        if kind == CODES:
+            check_claim(header, length)
+        else:
+            reader.file.seek(length + 4, io.SEEK_CUR)
+        size += len(head) + length + 4
+    return size
 
 
 def check_claim(header: Header, codes_length: int) -> None:
@@ -221,29 +237,39 @@ def read(file: IO[bytes]) -> File:
     """
     reader = Reader(file)
     header = read_header(reader)
-    return _read_chunks(reader, header, reader.taken)
+    header_size = reader.taken
+    metadata = read_metadata(reader, header)
+    return File(header, (*metadata, *read_picture(reader, header)), header_size)
 
 
-def read_body(header: Header, data: bytes) -> File:
-    """As `read`, from the bytes after the header and some of its metadata chunks."""
-    return _read_chunks(Reader(io.BytesIO(data)), header, 0)
-
-
-def _read_chunks(reader: Reader, header: Header, header_size: int) -> File:
+def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
+    """The chunks before alpha and codes, checked."""
     chunks: list[Chunk] = []
-    while not chunks or chunks[-1].kind != CODES:
-        chunk = read_chunk(reader)
-        if chunk.kind in KNOWN and any(c.kind == chunk.kind for c in chunks):
-            raise BadFileError(f"damaged .mcq file: chunk {chunk.kind.decode()} occurs twice")
-        if chunks and chunks[-1].kind == ALPHA and chunk.kind != CODES:
-            raise BadFileError(f"damaged .mcq file: chunk {chunk.kind.decode()} between alpha and codes")
-        chunks.append(chunk)
-    result = File(header, tuple(chunks), header_size)
-    check_claim(header, len(chunks[-1].payload))
+    while True:
+        kind, length, head = _chunk_head(reader)
+        if kind in (ALPHA, CODES):
+            reader.put_back(head)
+            return chunks
+        if kind in KNOWN and any(chunk.kind == kind for chunk in chunks):
+            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} occurs twice")
+        chunks.append(_chunk_rest(reader, kind, length, head))
+        if kind == DPI:
+            unpack_dpi(chunks[-1].payload)
+
+
+def read_picture(reader: Reader, header: Header) -> tuple[Chunk, ...]:
+    """The alpha chunk, if the mode has one, and the codes chunk, checked."""
+    kinds = (ALPHA, CODES) if header.mode.endswith("A") else (CODES,)
+    chunks = []
+    for expected in kinds:
+        kind, length, head = _chunk_head(reader)
+        if kind != expected:
+            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
+        if kind == CODES:
+            check_claim(header, length)
+        chunks.append(_chunk_rest(reader, kind, length, head))
     split_codes(chunks[-1].payload)
-    if (result.get(ALPHA) is not None) != header.mode.endswith("A"):
-        raise BadFileError(f"damaged .mcq file: mode {header.mode} does not go with its alpha chunk")
-    return result
+    return tuple(chunks)
 
 
 def join_codes(streams: tuple[bytes, bytes, bytes]) -> bytes:

@@ -8,7 +8,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from . import container
-from .container import ALPHA, CODES, COMMENT, DPI, EXIF, ICC, XMP, BadFileError
+from .container import COMMENT, DPI, EXIF, ICC, XMP, BadFileError
 
 FORMAT = "MCQ"
 # how a Pillow mode is stored; the rest is refused, since converting would lose what the caller has
@@ -45,22 +45,11 @@ class McqImageFile(ImageFile.ImageFile):
             header = container.read_header(reader)
         except container.NotMcqError as error:
             raise SyntaxError(str(error)) from error
-        start = self.fp.tell()
-        while True:
-            kind, length = container.peek_chunk(reader)
-            if kind in (ALPHA, CODES):
-                break
-            self.fp.seek(start)
-            self._take(container.read_chunk(reader))
-            start = self.fp.tell()
-        if kind == ALPHA:
-            self.fp.seek(length + 4, io.SEEK_CUR)
-            kind, length = container.peek_chunk(reader)
-        if kind != CODES:
-            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} between alpha and codes")
+        for chunk in container.read_metadata(reader, header):
+            self._take(chunk)
+        start = self.fp.tell() - len(reader.ahead)
         # Pillow allocates the picture before the decoder sees a byte, so the claim is checked here
-        container.check_claim(header, length)
-        payload = self.fp.tell() + length + 4 - start
+        payload = container.measure_picture(reader, header)
 
         from . import weights
 
@@ -91,7 +80,8 @@ class McqDecoder(ImageFile.PyDecoder):
             return 0, 0
         from . import codec
 
-        file = container.read_body(header, bytes(buffer[:expected]))
+        reader = container.Reader(io.BytesIO(buffer[:expected]))
+        file = container.File(header, container.read_picture(reader, header), 0)
         # any buffer will do, and a copy of a large picture is large
         self.set_as_raw(codec.decode_file(file).data)  # type: ignore[arg-type]
         return -1, 0
@@ -122,7 +112,7 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
             x, y = (float(v) for v in dpi)
             chunks[DPI] = container.pack_dpi((x, y))
             container.unpack_dpi(chunks[DPI])
-        except (TypeError, ValueError, BadFileError) as error:
+        except (TypeError, ValueError, OverflowError, BadFileError) as error:
             raise ValueError(f"dpi must be two positive numbers, got {dpi!r}") from error
     return chunks
 
@@ -139,7 +129,12 @@ def to_pixels(im: Image.Image) -> Any:
         )
     if im.has_transparency_data and not mode.endswith("A"):
         mode = "RGBA" if mode == "RGB" else "LA"
-    return np.array(im if im.mode == mode else im.convert(mode))
+    try:
+        return np.array(im if im.mode == mode else im.convert(mode))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"info['transparency'] is no colour of mode {im.mode}: {im.info.get('transparency')!r}"
+        ) from error
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
@@ -159,7 +154,10 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    frames = getattr(im, "n_frames", 1) + len(list(im.encoderinfo.get("append_images") or ()))
+    more = im.encoderinfo.get("append_images") or ()
+    if not isinstance(more, (list, tuple)):
+        raise ValueError(f"append_images must be a list of images, got {type(more).__name__}")
+    frames = getattr(im, "n_frames", 1) + len(more)
     if frames != 1:
         raise ValueError(f"an .mcq file holds one image, got {frames} frames: save them one by one")
     _save(im, fp, filename)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -19,14 +20,21 @@ _options = {"device": "", "precision": ""}
 
 
 def _imported_after_fork() -> bool:
-    """Whether this process seems a fork of one that had torch already (Linux: it has its parent's command)."""
+    """Whether this process is a fork of one that had torch already (Linux: its stack lies where the parent's does)."""
     if "torch" not in sys.modules:
         return False
     try:
-        mine, parents = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in ("self", os.getppid()))
+        stacks = [
+            [
+                line.split("-")[1].split()[0]
+                for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+                if "[stack]" in line
+            ]
+            for pid in ("self", os.getppid())
+        ]
     except OSError:
         return False
-    return mine == parents
+    return stacks[0] == stacks[1]  # after exec it lies elsewhere
 
 
 _forked = _imported_after_fork()
@@ -50,7 +58,7 @@ def configure(*, device: str | None = None, precision: str | None = None) -> Non
 
 
 def _check_device(device: str) -> None:
-    if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+    if device not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]{1,3}", str(device)):
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
 
 
@@ -94,6 +102,8 @@ def device() -> torch.device:
     if name == "auto":
         # CUDA cannot be used in a child forked from a process that used it: do not even ask
         name = "cuda" if not _forked and torch.cuda.is_available() else "cpu"
+    elif name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA here")
     return torch.device(name)
 
 

@@ -54,7 +54,7 @@ def find(model_id: bytes) -> Path:
 
 def default_id() -> bytes:
     """Id of the model that encodes: $PILLOW_MCQUIC_MODEL (hex) or the bundled default."""
-    text = os.environ.get("PILLOW_MCQUIC_MODEL", DEFAULT_ID)
+    text = os.environ.get("PILLOW_MCQUIC_MODEL") or DEFAULT_ID
     try:
         model_id = bytes.fromhex(text)
     except ValueError:
@@ -103,6 +103,7 @@ def save(
     part = path.with_suffix(".part")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(contiguous, part, {"config": config_text, "settings": settings_text})
+    part.chmod(0o644)
     os.replace(part, path)
     return path
 

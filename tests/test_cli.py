@@ -109,7 +109,12 @@ def test_frames_are_not_dropped_silently(
         (["encode", "{folder}/a.png", "--max-bytes", "10"], 1, "too small"),
         (["encode", "{folder}/a.png", "{folder}/sub/b.jpg", "-o", "{folder}/notes.txt"], 2, "must name a folder"),
         (["decode", "{folder}"], 2, "no images"),
-        (["decode", "{folder}/a.png", "--format", "xyz"], 2, "unknown image format"),
+        (["decode", "{folder}/a.png", "--format", "xyz"], 2, "no image format"),
+        (["decode", "{folder}/a.png", "--format", "psd"], 2, "no image format"),
+        (["encode", "{folder}/a.png", "-o", "{folder}/x.jpg"], 2, "must end in .mcq"),
+        (["encode", ""], 2, "an input is empty"),
+        (["try", "{folder}/a.png", "-o", "{folder}/a.png"], 2, "exists"),
+        (["try", "{folder}/a.png", "-o", "{folder}/x.mcq"], 2, "no suffix"),
         (["info", "{folder}/a.png"], 1, "not an .mcq file"),
         (["verify", "{folder}/a.png"], 1, "not an .mcq file"),
     ],
@@ -158,3 +163,62 @@ def test_try_prints_what_a_picture_cost(tmp_path: Path, folder: Path, capsys: py
         assert part in printed
     with Image.open(tmp_path / "seen.png") as image:
         assert image.size == (150, 101)
+
+
+def test_try_overwrites_nothing_unasked(folder: Path) -> None:
+    (folder / "seen.mcq").write_text("precious")
+    assert cli.main(["try", str(folder / "a.png"), "-o", str(folder / "seen.png")]) == 2
+    assert (folder / "seen.mcq").read_text() == "precious"
+    assert not (folder / "seen.png").exists()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "P", "L"])
+def test_tiff_there_and_back(mode: str, tmp_path: Path, small: Image.Image) -> None:
+    """Pillow hands out the layout of a TIFF file as its EXIF; written into another TIFF it would destroy that."""
+    small.convert(mode).save(tmp_path / "a.tif", dpi=(150, 150))
+    assert cli.main(["encode", str(tmp_path / "a.tif")]) == 0
+    assert cli.main(["decode", str(tmp_path / "a.mcq"), "-o", str(tmp_path / "b.tif")]) == 0
+    with Image.open(tmp_path / "b.tif") as image:
+        image.load()
+        assert image.size == small.size
+        assert image.info["dpi"] == (150, 150)
+
+
+def test_odd_metadata_is_no_failure(tmp_path: Path, small: Image.Image) -> None:
+    small.save(tmp_path / "exif.png", exif=b"Exif\0\0garbage!!")
+    small.save(tmp_path / "dpi.png", dpi=(0, 0))
+    assert cli.main(["encode", str(tmp_path)]) == 0
+    assert cli.main(["decode", str(tmp_path), "-o", str(tmp_path / "out")]) == 0
+
+
+def test_decoded_png_keeps_xmp_and_comment(tmp_path: Path, small: Image.Image) -> None:
+    small.save(tmp_path / "a.mcq", xmp=b"<x/>", comment=b"hello")
+    assert cli.main(["decode", str(tmp_path / "a.mcq")]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+        assert image.info["Comment"] == "hello"
+        assert image.info["xmp"] == b"<x/>"
+
+
+def test_trailing_slash_names_a_folder(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), "-o", f"{tmp_path}/new.v2/"]) == 0
+    assert (tmp_path / "new.v2" / "a.mcq").is_file()
+
+
+def test_one_output_under_two_names_is_one_output(
+    folder: Path, small: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.save(folder / "a.bmp")
+    monkeypatch.chdir(folder)
+    assert cli.main(["encode", "a.png", str(folder / "a.bmp"), "--overwrite"]) == 1
+
+
+def test_info_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pillow_mcquic import container
+
+    header = container.Header(20, 10, "RGB", 512, b"\1\2\3\4")
+    (tmp_path / "x.mcq").write_bytes(container.write(header, (b"1234", b"", b""), {b"c": b"hello", b"z": b"?"}))
+    assert cli.main(["info", str(tmp_path / "x.mcq")]) == 0
+    printed = capsys.readouterr().out
+    for part in ("model 01020304", "comment: hello", "unknown, skipped"):
+        assert part in printed

@@ -149,6 +149,18 @@ def test_bad_pixels_are_refused(pixels: object) -> None:
         pillow_mcquic.encode(pixels)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("chunks", [{b"C": b""}, {b"A": b""}, {b"zz": b""}, {"c": b""}])
+def test_bad_chunks_are_refused(chunks: dict[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="chunks must have types"):
+        pillow_mcquic.encode(np.zeros((8, 8, 3), np.uint8), chunks=chunks)
+
+
+def test_metadata_may_be_most_of_max_bytes(small: Image.Image) -> None:
+    pixels, chunks = np.asarray(small), {b"e": b"x" * 60000}
+    least = len(pillow_mcquic.encode(pixels, quality=1, chunks=chunks))
+    assert len(pillow_mcquic.encode(pixels, max_bytes=least + 4, chunks=chunks)) <= least + 4
+
+
 @pytest.mark.parametrize("alpha", ["gradient", "noise", "binary", "flat"])
 def test_alpha_is_lossless(alpha: str) -> None:
     y, x = np.mgrid[0:70, 0:90]
@@ -182,7 +194,7 @@ def test_damaged_alpha_is_an_oserror(payload: bytes) -> None:
         codec.unpack_alpha(payload, 10, 10)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:²", 1, ""])
 def test_bad_device_is_refused(device: str) -> None:
     with pytest.raises(ValueError, match="device must be"):
         runtime.configure(device=device)
@@ -245,4 +257,4 @@ def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: b
     reachable = min(max(target, smallest), largest)
     assert abs(size / reachable - 1) <= 0.03
     assert not strict or size <= target
-    assert len(calls) == len(set(calls)) <= 12
+    assert len(calls) == len(set(calls)) <= 14

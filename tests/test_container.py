@@ -65,7 +65,7 @@ headers = st.builds(
     model=st.binary(min_size=4, max_size=4),
 )
 optional = st.dictionaries(
-    st.sampled_from([bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz"]), st.binary(max_size=300), max_size=5
+    st.sampled_from([bytes([c]) for c in b"abcefghijklmnopqrstuvwxyz"]), st.binary(max_size=300), max_size=5
 )
 
 
@@ -82,7 +82,7 @@ def test_what_is_written_is_read(
     assert parsed.header_size + sum(c.size for c in parsed.chunks) == len(data)
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200).filter(lambda data: not data.startswith(container.MAGIC)))
 def test_noise_is_not_mcq(data: bytes) -> None:
     with pytest.raises(NotMcqError):
         container.read(io.BytesIO(data))
@@ -164,12 +164,12 @@ def test_chunk_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_alpha_mode_needs_its_chunk(mode: str) -> None:
-    with pytest.raises(BadFileError, match="alpha"):
+    with pytest.raises(BadFileError, match="in place of A"):
         container.read(io.BytesIO(file_of({}, Header(768, 512, mode, 1024, b"\0\1\2\3"))))
 
 
 def test_opaque_mode_has_no_alpha_chunk() -> None:
-    with pytest.raises(BadFileError, match="alpha"):
+    with pytest.raises(BadFileError, match="in place of C"):
         container.read(io.BytesIO(file_of({b"A": b"\0"})))
 
 

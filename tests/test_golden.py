@@ -23,14 +23,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "c249c634338722c4"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "9452652159f7fc99"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "3f9915ec6cf53ea3"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "71f59420495253b8"),
-    "grey.mcq": ((128, 112), "L", 5.0, "ad656b8753ccd75b"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "6464c8e44d1b380f"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "52c65e027a6e43db"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "fb5d4177eec06ea3"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "80e26d8693e2900d"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "ce911260f71c329d"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "22ba5eb9c965ad1b"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "795b99176fd5d3e3"),
+    "grey.mcq": ((128, 112), "L", 5.0, "33d898e12b0a5234"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "3b4662a03e6845d4"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "078382de2950a71f"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "b32c8fcab1e9a132"),
 }
 
 

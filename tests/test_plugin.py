@@ -284,6 +284,21 @@ def test_load_truncated_images_is_respected(small_file: bytes, monkeypatch: pyte
         assert image.size == (150, 101)
 
 
+@pytest.mark.parametrize(
+    "chunks", [b"c\x01x" * 2, b"d\x10" + bytes(16), b"A\x01\0"], ids=["twice", "bad dpi", "alpha in an opaque file"]
+)
+def test_open_and_decode_agree_on_what_is_damaged(chunks: bytes, small_file: bytes) -> None:
+    header = len(container.write_header(container.read(io.BytesIO(small_file)).header))
+    step = len(chunks) // (2 if chunks[:1] == b"c" else 1)
+    parts = [chunks[i : i + step] for i in range(0, len(chunks), step)]
+    body = b"".join(part + container.crc(part) for part in parts)
+    damaged = small_file[:header] + body + small_file[header:]
+    with pytest.raises(OSError, match="damaged"):
+        Image.open(io.BytesIO(damaged))
+    with pytest.raises(OSError, match="damaged"):
+        pillow_mcquic.decode(damaged)
+
+
 def test_verify_and_other_formats_are_untouched(small_file: bytes) -> None:
     with Image.open(io.BytesIO(small_file)) as image:
         image.verify()

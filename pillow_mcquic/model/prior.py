@@ -24,7 +24,7 @@ PRODUCT_ONE = ACTIVATION_ONE * WEIGHT_ONE
 CLASS_ONE = PRODUCT_ONE // int(ClassNetwork.SCALE_OUT)
 ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
-EMBEDDING_MAX = (1 << 16) - 1
+EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
 EXACT = 1 << 53
 STRIP = 4096  # positions computed at once
 

@@ -87,7 +87,7 @@ def nearest_far(vectors: Tensor, words: Tensor) -> Tensor:
     zero = words[:, :1]
     clear = (words[:, 1:] - zero).square().sum(-1).min(1).values / 4  # (groups,)
     far = (vectors - zero).square().sum(-1) >= clear[:, None]
-    index = torch.zeros(far.shape, dtype=torch.int64)
+    index = torch.zeros(far.shape, dtype=torch.int64, device=vectors.device)
     for g in range(len(words)):
         at = far[g].nonzero()[:, 0]
         if len(at):
