@@ -185,19 +185,30 @@ def _chunk_rest(reader: Reader, kind: bytes, length: int, head: bytes) -> Chunk:
     return Chunk(kind, payload, len(head) + length + 4)
 
 
+def _picture_kinds(header: Header) -> tuple[bytes, ...]:
+    """The chunks that hold the picture, in order."""
+    return (ALPHA, CODES) if header.mode.endswith("A") else (CODES,)
+
+
+def _expect(reader: Reader, expected: bytes, header: Header) -> tuple[int, bytes]:
+    """Payload length and head of the next chunk, which must be of this type; a codes chunk must bear the claim."""
+    kind, length, head = _chunk_head(reader)
+    if kind != expected:
+        raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
+    if kind == CODES:
+        check_claim(header, length)
+    return length, head
+
+
 def measure_picture(reader: Reader, header: Header) -> int:
     """Bytes that the alpha and codes chunks take, from their heads; the claim of the header is checked.
 
     The file is moved; BadFileError as `read_picture`, as far as heads can tell.
     """
     size = 0
-    for expected in (ALPHA, CODES) if header.mode.endswith("A") else (CODES,):
-        kind, length, head = _chunk_head(reader)
-        if kind != expected:
-            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
-        if kind == CODES:
-            check_claim(header, length)
-        else:
+    for expected in _picture_kinds(header):
+        length, head = _expect(reader, expected, header)
+        if expected == ALPHA:
             reader.file.seek(length + 4, io.SEEK_CUR)
         size += len(head) + length + 4
     return size
@@ -259,14 +270,9 @@ def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
 
 def read_picture(reader: Reader, header: Header) -> tuple[Chunk, ...]:
     """The alpha chunk, if the mode has one, and the codes chunk, checked."""
-    kinds = (ALPHA, CODES) if header.mode.endswith("A") else (CODES,)
     chunks = []
-    for expected in kinds:
-        kind, length, head = _chunk_head(reader)
-        if kind != expected:
-            raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
-        if kind == CODES:
-            check_claim(header, length)
+    for kind in _picture_kinds(header):
+        length, head = _expect(reader, kind, header)
         chunks.append(_chunk_rest(reader, kind, length, head))
     split_codes(chunks[-1].payload)
     return tuple(chunks)

@@ -122,10 +122,10 @@ def load(path: str | os.PathLike[str]) -> Weights:
     found = compute_id(config_text, arrays)
     if found.hex() != path.stem:
         raise BadFileError(f"weights file {path} is damaged (content id {found.hex()}); reinstall pillow_mcquic")
-    return build(config_text, arrays)
+    return build(config_text, arrays, found)
 
 
-def build(config_text: str, arrays: Mapping[str, NDArray[Any]]) -> Weights:
+def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes) -> Weights:
     """Networks, prior and tables from the tensors of a weights file."""
     import torch
 
@@ -155,7 +155,7 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]]) -> Weights:
             for g in range(bank.groups)
         ]
         levels.append(LevelTables(groups))
-    return Weights(compute_id(config_text, arrays), config, model, prior, (levels[0], levels[1], levels[2]), worth)
+    return Weights(model_id, config, model, prior, (levels[0], levels[1], levels[2]), worth)
 
 
 def dump_config(config: Config) -> str:

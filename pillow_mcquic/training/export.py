@@ -142,7 +142,7 @@ def export(
     provisional = {name: normalise_counts(p + 1e-9) for name, p in learned.items()}
 
     photos = data.load_photos(photos_folder)
-    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}))
+    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""))  # never written, so it has no id
     counter = Counter(engine, {name: p.shape for name, p in learned.items()})
     rng = np.random.default_rng(0)
     for i in range(crops):
