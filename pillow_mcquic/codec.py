@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .model.network import Model
     from .weights import Weights
 
 QUALITY_DEFAULT = 4.0
@@ -104,10 +105,9 @@ class Engine:
         self.tile_positions = tile_positions
         self.device = runtime.device()
         self.dtype = runtime.network_dtype(self.device)
-        self.model = weights.model
+        self.model, self.bits = weights.model, weights.bits
         if self.device.type != "cpu":
-            self.model = _on_device(weights, self.device)
-        self.worth = [[worth.to(self.device) for worth in level] for level in weights.worth]
+            self.model, self.bits = _on_device(weights, self.device)
 
     def networks(self) -> torch.autocast:
         """Context in which the networks run at the chosen precision; touches this thread only."""
@@ -148,42 +148,63 @@ class Engine:
             size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
             # (the prior's float64 is beyond autocast)
             classes3 = prior.classes_3(quality, size3).to(self.device)
-            codes3 = model.quantiser3.assign((y3 * model.gain(3, q))[0], classes3, self.worth[2])
+            codes3 = self._assign(3, 0, (y3 * model.gain(3, q))[0], classes3, quality)
             z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
             features, mean = model.predict_2(z3, q, size2)
             classes2 = prior.classes_2(codes3, quality, size2)
-            codes2 = model.quantiser2.assign(((y2 - mean) * model.gain(2, q))[0], classes2, self.worth[1])
+            codes2 = self._assign(2, 0, ((y2 - mean) * model.gain(2, q))[0], classes2, quality)
             z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
-            classes1 = prior.classes_1(codes3, codes2, quality, (h, w))
 
-            def assign(latent: Tensor, features: Tensor, classes: Tensor) -> Tensor:
-                residual = latent[None] - model.mean_1(features[None])
-                return model.quantiser1.assign((residual * model.gain(1, q))[0], classes, self.worth[0])
+            def scale(latent: Tensor, features: Tensor) -> Tensor:
+                scaled = latent * model.gain(1, q)[0]
+                scaled[: model.deep] -= model.mean_1(features[None])[0] * model.gain(1, q)[0, : model.deep]
+                return scaled
 
-            codes1 = torch.empty(model.quantiser1.symbols, h, w, dtype=torch.int16, device=self.device)
-            local = [(y1, 1), (features[0], 1), (classes1, 1)]
-            tiled(assign, local, codes1, 1, 1, self.tile_positions)
+            tiled(scale, [(y1, 1), (features[0], 1)], y1, 1, 1, self.tile_positions)
+            parts = torch.split(y1, model.quantiser1.channel_split)
+
+            codes1, classes1 = self._level_1(
+                lambda bank, classes: self._assign(1, bank, parts[bank], classes, quality),
+                codes3,
+                codes2,
+                quality,
+                (h, w),
+            )
             return (
                 [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
                 [classes.flatten(1).cpu().numpy() for classes in (classes1, classes2, classes3)],
             )
 
-    def classes(self, level: int, codes: Sequence[Any], header: Header) -> NDArray[np.uint8]:
-        """Table indices of a level (groups, N) from the codes of levels 1, 2, 3 (those above it suffice)."""
+    def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor, quality: int) -> Tensor:
+        """Scaled residuals of a bank (channels, h, w) -> its codes, some rows at a time."""
+        codebooks = self.model.banks(level)[bank]
+        error_per_bit = self.model.config.error_at(quality / container.QUALITY_ONE)
+        rows = max(1, self.tile_positions // x.shape[2])
+        strips = [
+            codebooks.assign(part, part_classes, self.bits[level - 1][bank], error_per_bit)
+            for part, part_classes in zip(self.torch.split(x, rows, 1), self.torch.split(classes, rows, 1), strict=True)
+        ]
+        return self.torch.cat(strips, 1)
+
+    def _level_1(
+        self,
+        codes_of: Callable[[int, Tensor], Tensor],
+        codes3: Tensor,
+        codes2: Tensor,
+        quality: int,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Codes and classes of level 1, bank by bank; `codes_of` gives a bank's codes once its classes are known."""
         torch, prior = self.torch, self.weights.prior
-        quality, size = header.quality, header.grids[level - 1]
-        with torch.inference_mode():
-            if level == 3:
-                classes = prior.classes_3(quality, size)
-            else:
-                codes3 = torch.from_numpy(codes[2]).to(self.device)
-                if level == 2:
-                    classes = prior.classes_2(codes3, quality, size)
-                else:
-                    codes2 = torch.from_numpy(codes[1]).to(self.device)
-                    classes = prior.classes_1(codes3, codes2, quality, size)
-            return np.asarray(classes.flatten(1).cpu().numpy())
+        hidden = prior.hidden_1(codes3, codes2, quality)
+        energy = torch.empty((0, *size), dtype=torch.int16, device=self.device)
+        codes, classes = [], []
+        for bank in range(len(prior.config.level1)):
+            classes.append(prior.classes_1(bank, hidden, energy, quality))
+            codes.append(codes_of(bank, classes[-1]))
+            energy = torch.cat([energy, prior.log_energy(bank, codes[-1])])
+        return torch.cat(codes), torch.cat(classes)
 
     def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
         """Codes and classes of levels 1, 2, 3 -> their code streams."""
@@ -195,14 +216,33 @@ class Engine:
 
     def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> Codes:
         """Code streams of levels 1, 2, 3 -> their codes; BadFileError when they are damaged."""
-        codes: list[Any] = [None, None, None]
-        for level in (3, 2, 1):
-            classes = self.classes(level, codes, header)
-            try:
-                flat = coder.decode(streams[level - 1], classes, self.weights.tables[level - 1])
-            except coder.DamagedStreamError as error:
-                raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
-            codes[level - 1] = flat.reshape(-1, *header.grids[level - 1])
+        prior, quality, grids = self.weights.prior, header.quality, header.grids
+        with self.torch.inference_mode():
+            codes3 = self._read(3, streams, lambda read: read(prior.classes_3(quality, grids[2])))
+            codes2 = self._read(2, streams, lambda read: read(prior.classes_2(codes3, quality, grids[1])))
+            codes1 = self._read(
+                1,
+                streams,
+                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0])[0],
+            )
+        return [codes.cpu().numpy() for codes in (codes1, codes2, codes3)]
+
+    def _read(
+        self, level: int, streams: tuple[bytes, bytes, bytes], parse: Callable[[Callable[[Tensor], Tensor]], Tensor]
+    ) -> Tensor:
+        """The codes of a level as `parse` reads them, given a function classes -> the next groups' codes."""
+        try:
+            decoder = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
+
+            def read(classes: Tensor) -> Tensor:
+                codes = decoder.read(classes.flatten(1).cpu().numpy())
+                found: Tensor = self.torch.from_numpy(codes.reshape(-1, *classes.shape[1:]))
+                return found.to(self.device)
+
+            codes = parse(read)
+            decoder.finish()
+        except coder.DamagedStreamError as error:
+            raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
         return codes
 
     def synthesise(self, codes: Codes, header: Header) -> NDArray[np.uint8]:
@@ -219,7 +259,8 @@ class Engine:
             features = model.predict_1(z2, features, q, (h, w))
 
             def decode(window: Tensor, features: Tensor) -> Tensor:
-                z1 = model.quantiser1.sum_words(window[None]) / model.gain(1, q) + model.mean_1(features[None])
+                z1 = model.quantiser1.sum_words(window[None]) / model.gain(1, q)
+                z1[:, : model.deep] += model.mean_1(features[None])
                 x = model.synthesise(z1, features[None], q)[0]
                 if grey:
                     x = x.mean(0, keepdim=True)
@@ -234,18 +275,19 @@ class Engine:
         return pixels[:, :, 0] if grey else pixels
 
 
-def _on_device(weights: Weights, where: torch.device) -> Any:
-    """A copy of the networks on another device, made once."""
+def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[Tensor]]]:
+    """A copy of the networks and the words' costs on another device, made once."""
     import copy
 
     key = weights.id + str(where).encode()
     with runtime.lock:
-        if key not in _device_models:
-            _device_models[key] = copy.deepcopy(weights.model).to(where)
-        return _device_models[key]
+        if key not in _device_copies:
+            bits = [[costs.to(where) for costs in level] for level in weights.bits]
+            _device_copies[key] = copy.deepcopy(weights.model).to(where), bits
+        return _device_copies[key]
 
 
-_device_models: dict[bytes, Any] = {}
+_device_copies: dict[bytes, tuple[Model, list[list[Tensor]]]] = {}
 
 
 def pack_alpha(alpha: NDArray[np.uint8]) -> bytes:

@@ -93,38 +93,37 @@ def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTa
     return words.astype("<u4").tobytes()
 
 
-def decode(data: bytes, classes: NDArray[np.uint8], tables: LevelTables) -> NDArray[np.int16]:
-    """One code stream under classes (groups, N) -> codes (symbols, N); DamagedStreamError if it is none."""
-    if len(data) % 4:
-        raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
-    coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    codes = np.empty((tables.symbols, classes.shape[1]), np.int16)
-    row = 0
-    try:
-        for g, stages in enumerate(tables.groups):
+class Decoder:
+    """Reads one code stream, some groups at a time: the classes of later groups may depend on earlier codes."""
+
+    def __init__(self, data: bytes, tables: LevelTables) -> None:
+        """Raises DamagedStreamError when `data` is no whole number of words."""
+        if len(data) % 4:
+            raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
+        self.tables = tables
+        self._coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._group = 0
+
+    def read(self, classes: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """The codes (symbols, N) of the next groups under their classes (groups, N); DamagedStreamError."""
+        last = self._group + len(classes)
+        codes = np.empty((sum(map(len, self.tables.groups[self._group : last])), classes.shape[1]), np.int16)
+        row = 0
+        for mine in classes:
             busy: NDArray[np.bool_] | None = None
-            for s, table in enumerate(stages):
-                for context, index, at in _segments(classes[g], busy, table.shape[1]):
-                    codes[row, at] = coder.decode(tables.model(g, s, context, index), len(at))
+            for s, table in enumerate(self.tables.groups[self._group]):
+                for context, index, at in _segments(mine, busy, table.shape[1]):
+                    model = self.tables.model(self._group, s, context, index)
+                    try:
+                        codes[row, at] = self._coder.decode(model, len(at))
+                    except (AssertionError, KeyError, ValueError) as error:
+                        raise DamagedStreamError(f"the code stream is damaged ({error})") from error
                 busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
                 row += 1
-        exhausted = coder.maybe_exhausted()
-    except (AssertionError, KeyError, ValueError) as error:
-        raise DamagedStreamError(f"the code stream is damaged ({error})") from error
-    if not exhausted:
-        raise DamagedStreamError("the code stream does not end where its codes do")
-    return codes
+            self._group += 1
+        return codes
 
-
-def information(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> float:
-    """Ideal code length in bits of what `encode` would write."""
-    bits, row = 0.0, 0
-    for g, stages in enumerate(tables.groups):
-        busy = np.zeros(codes.shape[1], bool)
-        for table in stages:
-            context = busy.astype(np.int64) if table.shape[0] > 1 else 0
-            counts = table[context, classes[g], codes[row]]
-            bits += float((16 - np.log2(counts.astype(np.float64))).sum())
-            busy |= codes[row] != 0
-            row += 1
-    return bits
+    def finish(self) -> None:
+        """Raise DamagedStreamError unless the stream ends here."""
+        if not self._coder.maybe_exhausted():
+            raise DamagedStreamError("the code stream does not end where its codes do")

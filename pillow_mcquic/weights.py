@@ -78,8 +78,8 @@ def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 class Weights:
     """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse.
 
-    `worth`: for the encoder, the error that coding each word of a bank's last stage is worth, by level and
-    bank, (groups, contexts, classes, K) float32.
+    `bits`: for the encoder, what each word of a bank's last stage costs, by level and bank, (groups, contexts,
+    classes, K) float32.
     """
 
     id: bytes
@@ -87,7 +87,7 @@ class Weights:
     model: Model
     prior: Prior
     tables: tuple[LevelTables, LevelTables, LevelTables]
-    worth: list[list[Tensor]]
+    bits: list[list[Tensor]]
 
 
 def save(
@@ -144,18 +144,17 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     model.load_state_dict(parameters, assign=True)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prior = Prior(config, {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("prior.")})
-    levels, worth = [], []
+    levels, bits = [], []
     for level in (1, 2, 3):
         last = [arrays[f"tables.{level}.{b}.{len(bank.stages) - 1}"] for b, bank in enumerate(config.banks(level))]
-        bits = [16 - torch.from_numpy(counts.astype(np.float32)).log2() for counts in last]
-        worth.append([config.error_per_bit * x for x in bits])
+        bits.append([16 - torch.from_numpy(counts.astype(np.float32)).log2() for counts in last])
         groups = [
             [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))
             for g in range(bank.groups)
         ]
         levels.append(LevelTables(groups))
-    return Weights(model_id, config, model, prior, (levels[0], levels[1], levels[2]), worth)
+    return Weights(model_id, config, model, prior, (levels[0], levels[1], levels[2]), bits)
 
 
 def dump_config(config: Config) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,16 @@ from torch import Tensor
 
 from pillow_mcquic import codec, weights
 from pillow_mcquic.model.cost import measure
-from pillow_mcquic.model.network import ClassNetwork, Config, Down, shuffle, unshuffle
-from pillow_mcquic.model.prior import IntegerClassNetwork, at_quality, export_class_network
+from pillow_mcquic.model.network import ClassNetwork, Config, ContextNetwork, Down, log_energy, shuffle, unshuffle
+from pillow_mcquic.model.prior import (
+    IntegerClassNetwork,
+    IntegerContextNetwork,
+    at_quality,
+    export_class_network,
+    export_context_network,
+    pad,
+    to_class,
+)
 from pillow_mcquic.model.quantiser import Bank, Codebooks, lattice, nearest, nearest_far, quiet
 
 
@@ -95,11 +105,16 @@ def make_network(scale: float = 1.0) -> ClassNetwork:
     return network
 
 
+def integer_classes(tensors: dict[str, Tensor], x: Tensor, quality: int) -> Tensor:
+    network = IntegerClassNetwork(tensors)
+    return to_class(network.outputs(network.hidden(x, quality), quality, slice(None)), 24)
+
+
 @pytest.mark.parametrize("quality", [256, 700, 2048])
 def test_integer_class_network_follows_the_float_one(quality: int) -> None:
     network = make_network()
     x = integer_inputs(network)
-    exact = IntegerClassNetwork(export_class_network(network), classes=24)(x, quality)
+    exact = integer_classes(export_class_network(network), x, quality)
     with torch.no_grad():
         q = torch.tensor([quality / 256], dtype=torch.float64)
         real = network.double()(x[None] / 64, q)[0].clamp(0, 23)
@@ -111,7 +126,7 @@ def test_integer_class_network_is_exact_in_any_order() -> None:
     network = make_network()
     tensors = export_class_network(network)
     x = integer_inputs(network)[:, :3, :3]
-    exact = IntegerClassNetwork(tensors, classes=24)(x, 1000)
+    exact = integer_classes(tensors, x, 1000)
 
     def whole(name: str) -> np.ndarray:
         return tensors[name].numpy().astype(object)
@@ -135,13 +150,56 @@ def test_integer_class_network_is_exact_in_any_order() -> None:
     assert np.array_equal(classes, exact[:, 2:4, 2:4].numpy())
 
 
+def test_log_energy_is_linear_between_powers_of_two() -> None:
+    words = torch.tensor([0.0, 1.0, 1.0, math.sqrt(2), 3.0, math.sqrt(13)]).view(1, 6, 1, 1)
+    values = log_energy(words, 1)[0, :, 0, 0]
+    assert torch.allclose(values, torch.tensor([0.0, 1.0, 1.0, 1.5, 3.25, 3.75]), atol=1e-5)
+    pairs = log_energy(words, 2)[0, :, 0, 0]  # squared norms 1, 3, 22
+    assert torch.allclose(pairs, torch.tensor([1.0, 2.0, 4 + 7 / 16]), atol=1e-5)
+
+
+def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> None:
+    generator = torch.Generator().manual_seed(2)
+    for b, (bank, books) in enumerate(zip(loaded.config.level1, loaded.model.banks(1), strict=True)):
+        most = torch.tensor([k for _ in range(bank.groups) for k, _ in bank.stages])[:, None, None]
+        codes = (torch.rand(bank.symbols, 5, 7, generator=generator) * most).to(torch.int16)
+        codes *= torch.rand(codes.shape, generator=generator) < 0.4
+        real = log_energy(books.sum_words(codes[None]), bank.dim)[0]
+        exact = loaded.prior.log_energy(b, codes)
+        assert exact.dtype == torch.int16
+        assert exact.shape == (bank.groups, 5, 7)
+        assert (exact / 256 - real).abs().max() < 0.1
+        assert loaded.prior.log_energy(b, codes * 0).count_nonzero() == 0
+
+
+def test_integer_context_network_follows_the_float_one() -> None:
+    torch.manual_seed(4)
+    network = ContextNetwork(5, 6, 8)
+    with torch.no_grad():
+        network.leave.weight.normal_()
+        network.leave.bias.normal_()
+    energy = torch.randint(0, 3000, (5, 7, 9)).double()
+    coarse = torch.randn(8, 7, 9).double()
+    integer = IntegerContextNetwork(export_context_network(network))
+    exact = integer(pad(energy), torch.round(coarse * 2**18)) / 2**18
+    with torch.no_grad():
+        real = network.double()(energy[None] / 256, coarse[None])[0]
+    assert (exact - real).abs().max() < 0.1
+    assert real.abs().max() > 5
+
+
+def test_pad_replicates_edges() -> None:
+    x = torch.arange(6, dtype=torch.int16).view(1, 2, 3)
+    assert pad(x)[0].tolist() == [[0, 0, 1, 2, 2], [0, 0, 1, 2, 2], [3, 3, 4, 5, 5], [3, 3, 4, 5, 5]]
+
+
 def test_class_network_beyond_exact_sums_is_refused() -> None:
     tensors = export_class_network(make_network())
     tensors["neighbours.bias"] = torch.full_like(tensors["neighbours.bias"], 2**31 - 1)
-    IntegerClassNetwork(tensors, classes=24)
+    IntegerClassNetwork(tensors)
     tensors["neighbours.bias"] = tensors["neighbours.bias"].double() * 2**23
     with pytest.raises(ValueError, match="beyond exact"):
-        IntegerClassNetwork(tensors, classes=24)
+        IntegerClassNetwork(tensors)
 
 
 @pytest.mark.parametrize(("quality", "expected"), [(256, 10), (257, 10), (384, 15), (511, 20), (512, 20), (2048, 80)])

@@ -34,6 +34,7 @@ synthesis_blocks_16 = 1
 synthesis_width_8 = 8
 synthesis_blocks_8 = 1
 class_width = 16
+context_width = 8
 """
 
 

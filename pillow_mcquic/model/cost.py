@@ -63,8 +63,11 @@ def measure(config: Config) -> Cost:
         model.synthesise(y1, features, quality)
         synthesis = taken() + linear
         width, n2, n3 = config.class_width, model.quantiser2.channels, model.quantiser3.channels
+        groups, hidden = model.quantiser1.group_split, config.context_width
+        before = [sum(groups[:i]) for i in range(1, len(groups))]
         per_position = {
-            32: width * (n2 + n3 + 9 * width + 4 * model.quantiser1.groups),
+            16: sum(hidden * (9 * n + mine) for n, mine in zip(before, groups[1:], strict=True)),
+            32: width * (n2 + n3 + 9 * width + 4 * (sum(groups) + hidden * len(before))),
             64: width * (n3 + 9 * width + 4 * model.quantiser2.groups),
         }
         prior = sum(macs / step**2 for step, macs in per_position.items()) / 1000

@@ -22,7 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .quantiser import Bank, Quantiser
+from .quantiser import Bank, Codebooks, Quantiser
 
 QUALITIES = 8
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
@@ -40,30 +40,40 @@ class Config:
     # hyper transforms and means at 1/64, 1/32 and 1/16
     hyper_width: int = 192
     means_blocks: int = 2
-    means_expansion_1: int = 1  # of the one block at 1/16
+    means_expansion_1: int = 0  # of the one block at 1/16
     # synthesis transform: blocks at 1/16, then at 1/8
     synthesis_width_16: int = 192
     synthesis_blocks_16: int = 3
-    synthesis_width_8: int = 96
+    synthesis_width_8: int = 88
     synthesis_blocks_8: int = 2
     # class networks
     class_width: int = 96
+    context_width: int = 40
     classes: int = 24
     # quantisers: banks of codebooks of one dimension, each with its residual stages (words, initial scale)
     level1: tuple[Bank, ...] = (
         Bank(groups=8, dim=1, stages=((256, 1.0),)),
         Bank(groups=12, dim=2, stages=((64, 16.0), (256, 1.0))),
         Bank(groups=16, dim=4, stages=((64, 14.0), (64, 3.6), (256, 1.0))),
-        Bank(groups=20, dim=8, stages=((241, 7.0), (241, 2.6), (256, 1.0))),
+        Bank(groups=40, dim=4, stages=((256, 4.0), (256, 1.0))),
+        Bank(groups=16, dim=8, stages=((241, 2.0), (256, 1.0))),
     )
     level2: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
     level3: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
-    # squared error, in quantiser steps, that the encoder accepts to save a bit: 2 ln 2 / 12 at high rate
-    error_per_bit: float = 0.1155
+    # how many of the last channels of y1 take the linear shortcut alone: no mean, no part in the networks
+    linear_channels: int = 128
+    # squared error, in quantiser steps, that the encoder accepts to save a bit, for each quality
+    error_per_bit: tuple[float, ...] = (0.06, 0.09, 0.11, 0.14, 0.16, 0.18, 0.19, 0.2)
 
     def banks(self, level: int) -> tuple[Bank, ...]:
         """The banks of level 1, 2 or 3."""
         return (self.level1, self.level2, self.level3)[level - 1]
+
+    def error_at(self, quality: float) -> float:
+        """`error_per_bit` interpolated at quality 1..8."""
+        low = min(int(quality) - 1, QUALITIES - 2)
+        share = quality - 1 - low
+        return self.error_per_bit[low] * (1 - share) + self.error_per_bit[low + 1] * share
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and dicts, for JSON."""
@@ -80,6 +90,7 @@ class Config:
             values[key] = tuple(
                 Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"])) for b in values[key]
             )
+        values["error_per_bit"] = tuple(map(float, values["error_per_bit"]))
         return cls(**values)
 
 
@@ -121,15 +132,20 @@ class Pointwise(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position."""
+    """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position.
+
+    `expansion` 0 leaves the second half out.
+    """
 
     def __init__(self, width: int, expansion: int = 2) -> None:
         super().__init__()
         self.enter = Pointwise(width, width, 1.4)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.leave = Pointwise(width, width, 0.3)
-        self.expand = Pointwise(width, expansion * width, 1.4)
-        self.contract = Pointwise(expansion * width, width, 0.3)
+        self.expansion = expansion
+        if expansion:
+            self.expand = Pointwise(width, expansion * width, 1.4)
+            self.contract = Pointwise(expansion * width, width, 0.3)
         with torch.no_grad():
             self.depthwise.weight.mul_(0.3)
             self.depthwise.weight[:, :, 1, 1] += 1
@@ -137,7 +153,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # in place wherever the tensor is ours: at inference fresh memory costs more than the arithmetic
         x = self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1, inplace=True))).add_(x)
-        x = self.contract(F.leaky_relu(self.expand(x), 0.1, inplace=True)).add_(x)
+        if self.expansion:
+            x = self.contract(F.leaky_relu(self.expand(x), 0.1, inplace=True)).add_(x)
         return x
 
 
@@ -193,23 +210,62 @@ class ClassNetwork(nn.Module):
     SCALE_IN = 0.25  # of codewords, SCALE_OUT of classes: keep the weights themselves near one
     SCALE_OUT = 4.0
 
-    def __init__(self, inputs: int, groups: int, width: int) -> None:
+    def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
         self.enter = Pointwise(inputs, width, 1.4)
         self.neighbours = Pointwise(width * 9, width, 0.7)
-        self.leave = Pointwise(width, groups * 4, 0.3)
+        self.leave = Pointwise(width, outputs * 4, 0.3)
         self.hidden_bias = nn.Parameter(torch.zeros(QUALITIES, width))
-        self.class_bias = nn.Parameter(torch.zeros(QUALITIES, groups))
+        self.class_bias = nn.Parameter(torch.zeros(QUALITIES, outputs))
 
     def forward(self, embedding: Tensor, quality: Tensor) -> Tensor:
-        """Sums of codewords (B, inputs, h, w) -> classes (B, groups, 2h, 2w), float32."""
+        """Sums of codewords (B, inputs, h, w) -> classes (B, outputs, 2h, 2w), float32.
+
+        Level 1 has more outputs than groups: the rest enters the context networks.
+        """
         x = self.enter(embedding * self.SCALE_IN) + per_channel(at_quality(self.hidden_bias, quality))
         x = x.clamp(0, self.LIMIT)
-        B, _, h, w = x.shape
-        near = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
-        x = (x + self.neighbours(near).clamp(min=0)).clamp(max=self.LIMIT)
+        x = (x + self.neighbours(neighbourhood(x)).clamp(min=0)).clamp(max=self.LIMIT)
         classes = shuffle(self.leave(x) * self.SCALE_OUT, 2)
         return classes + per_channel(at_quality(self.class_bias, quality))
+
+
+def neighbourhood(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 9 C, h, w): the 3x3 around every position, edges replicated."""
+    B, _, h, w = x.shape
+    return F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
+
+
+class ContextNetwork(nn.Module):
+    """Codewords of the earlier banks of level 1 -> what they add to the classes of a bank.
+
+    Where the large components of a photo need many steps the small ones do too, here and next door: the log
+    energies of the earlier banks' groups in a 3x3 neighbourhood say so without side information.  Trained in
+    float, run in integers, like `ClassNetwork`.
+    """
+
+    def __init__(self, inputs: int, groups: int, width: int) -> None:
+        super().__init__()
+        self.enter = Pointwise(inputs * 9, width, 0.3)
+        self.leave = Pointwise(width, groups, 0.0)
+
+    def forward(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
+        """Log energies (B, inputs, h, w), hidden input from the coarse levels (B, width, h, w) -> (B, groups, h, w)."""
+        x = (self.enter(neighbourhood(log_energy)) + coarse).clamp(0, ClassNetwork.LIMIT)
+        classes: Tensor = self.leave(x) * ClassNetwork.SCALE_OUT
+        return classes
+
+
+def log_energy(words: Tensor, dim: int) -> Tensor:
+    """Quantised vectors (B, groups * dim, h, w), in steps -> log2(1 + squared norm) of each (B, groups, h, w).
+
+    The logarithm is linear between powers of two, which integers can follow exactly; its gradient is smooth.
+    """
+    B, C, h, w = words.shape
+    energy = words.view(B, C // dim, dim, h, w).square().sum(2) + 1
+    mantissa, exponent = torch.frexp(energy.detach())
+    smooth = torch.log2(energy)
+    return smooth + (exponent - 2 + 2 * mantissa - smooth).detach()
 
 
 class Model(nn.Module):
@@ -230,6 +286,7 @@ class Model(nn.Module):
         self.quantiser2 = Quantiser(c.level2)
         self.quantiser3 = Quantiser(c.level3)
         n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
+        self.deep = deep = n1 - c.linear_channels  # channels of y1 that the networks see
         hyper = c.hyper_width
 
         self.analysis_8 = nn.Sequential(
@@ -241,7 +298,7 @@ class Model(nn.Module):
         self.analysis_gain_16 = Gain(c.analysis_width_16)
         self.analysis_head = Pointwise(c.analysis_width_16, n1, 0.01)
 
-        self.hyper_analysis_2 = nn.Sequential(Down(n1, hyper), blocks(hyper, 1))
+        self.hyper_analysis_2 = nn.Sequential(Down(deep, hyper), blocks(hyper, 1))
         self.hyper_gain_2 = Gain(hyper)
         self.hyper_head_2 = Pointwise(hyper, n2)
         self.hyper_analysis_3 = nn.Sequential(Down(hyper, hyper), blocks(hyper, 1))
@@ -253,10 +310,10 @@ class Model(nn.Module):
         self.means_2 = nn.Sequential(blocks(hyper, 1), Pointwise(hyper, n2, 0.1))
         self.features_2 = nn.Sequential(Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper))
         self.features_gain_2 = Gain(hyper)
-        self.means_1 = nn.Sequential(Block(hyper, c.means_expansion_1), Pointwise(hyper, n1, 0.1))
+        self.means_1 = nn.Sequential(Block(hyper, c.means_expansion_1), Pointwise(hyper, deep, 0.1))
 
         self.synthesis_16 = nn.Sequential(
-            Pointwise(n1 + hyper, c.synthesis_width_16),
+            Pointwise(deep + hyper, c.synthesis_width_16),
             blocks(c.synthesis_width_16, c.synthesis_blocks_16),
             Up(c.synthesis_width_16, c.synthesis_width_8),
         )
@@ -295,7 +352,7 @@ class Model(nn.Module):
 
     def hyper_features(self, y1: Tensor, quality: Tensor) -> Tensor:
         """y1 -> what y2 and y3 are made of (B, hyper, h/2, w/2).  Reach: 1 position."""
-        t: Tensor = self.hyper_analysis_2(y1 / self.deviation.view(1, -1, 1, 1))
+        t: Tensor = self.hyper_analysis_2(self.normal(y1))
         return self.hyper_gain_2(t, quality)  # type: ignore[no-any-return]
 
     def hyper_analyse(self, t: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,20 +374,28 @@ class Model(nn.Module):
         return t
 
     def mean_1(self, features: Tensor) -> Tensor:
-        """Level-1 features -> mean of y1, float32.  Reach: 1 position."""
+        """Level-1 features -> mean of the first `deep` channels of y1 (the rest have mean 0), float32.  Reach: 1."""
         t: Tensor = self.means_1(features).float()
-        return t * self.deviation.view(1, -1, 1, 1)
+        return t * self.deviation[: self.deep].view(1, -1, 1, 1)
+
+    def normal(self, y1: Tensor) -> Tensor:
+        """The channels of y1 that the networks see, (B, deep, h, w), of deviation about one."""
+        return y1[:, : self.deep] / self.deviation[: self.deep].view(1, -1, 1, 1)
 
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""
         with torch.autocast(z1.device.type, enabled=False):
             patches = F.linear(z1.float().permute(0, 2, 3, 1), self.klt_synthesis, self.patch_mean)
             linear = shuffle(patches.permute(0, 3, 1, 2), 16)
-        normal = z1 / self.deviation.view(1, -1, 1, 1)
+        normal = self.normal(z1)
         t = self.synthesis_16(torch.cat([normal, features.to(normal.dtype)], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         t = self.synthesis_head(self.synthesis_gain_8(t, quality))
         return linear.add_(shuffle(t, 8))
+
+    def banks(self, level: int) -> list[Codebooks]:
+        """The codebooks of level 1, 2 or 3."""
+        return (self.quantiser1, self.quantiser2, self.quantiser3)[level - 1].codebooks
 
     def gain(self, level: int, quality: Tensor) -> Tensor:
         """Quantiser steps per unit of latent: (B, channels, 1, 1)."""

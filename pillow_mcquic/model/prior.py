@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .network import QUALITIES, ClassNetwork, Config
+from .network import QUALITIES, ClassNetwork, Config, ContextNetwork
 
 QUALITY_ONE = 256  # quality is an integer number of 256ths: 256..2048
 EMBEDDING_SCALE = 64  # of codewords; times ClassNetwork.SCALE_IN this is ACTIVATION_ONE
@@ -25,6 +25,7 @@ CLASS_ONE = PRODUCT_ONE // int(ClassNetwork.SCALE_OUT)
 ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
+LOG_ENERGY_MAX = 64 * ACTIVATION_ONE  # more than 2^53 has
 EXACT = 1 << 53
 STRIP = 4096  # positions computed at once
 
@@ -47,6 +48,38 @@ def to_class(x: Tensor, classes: int) -> Tensor:
     return torch.floor(x / CLASS_ONE + 0.5).clamp(0, classes - 1).to(torch.uint8)
 
 
+def worst(weight: Tensor, bias: Tensor, largest: int) -> float:
+    """The largest magnitude a row of `weight . x + bias` can reach for 0 <= |x| <= largest."""
+    return float(weight.abs().sum(-1).max()) * largest + float(bias.abs().max())
+
+
+def check_bounds(*sums: float) -> None:
+    """Raise ValueError unless every sum stays below 2^53 whatever the codes are."""
+    if max(sums) >= EXACT:
+        raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
+
+
+def neighbourhood_product(weights: Tensor, padded: Tensor, bias: Tensor) -> Tensor:
+    """weight . (3x3 around each position) + bias: nine (outputs, C), (C, h+2, w+2), (outputs, N) -> (outputs, N)."""
+    h, w = padded.shape[1] - 2, padded.shape[2] - 2
+    total = bias.clone()
+    for i, weight in enumerate(weights):
+        top, left = divmod(i, 3)
+        total += weight @ padded[:, top : top + h, left : left + w].reshape(-1, h * w)
+    return total
+
+
+def by_neighbour(weight: Tensor) -> Tensor:
+    """Columns in unfold's order (channel, row, column) -> one matrix for each of the nine neighbours."""
+    return weight.view(len(weight), -1, 9).permute(2, 0, 1).contiguous()
+
+
+def pad(x: Tensor) -> Tensor:
+    """(C, h, w) -> (C, h+2, w+2), edges replicated."""
+    rows, columns = (torch.arange(-1, n + 1, device=x.device).clamp(0, n - 1) for n in x.shape[1:])
+    return x[:, rows][:, :, columns]
+
+
 class IntegerClassNetwork:
     """`network.ClassNetwork` in integers; its tensors come from the weights file under one prefix."""
 
@@ -60,64 +93,80 @@ class IntegerClassNetwork:
         "class_bias",
     )
 
-    def __init__(self, tensors: Mapping[str, Tensor], classes: int) -> None:
-        self.classes = classes
-        self.enter, neighbours, self.neighbours_bias, self.leave, self.leave_bias = (
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.enter, neighbours, self.neighbours_bias, leave, leave_bias = (
             tensors[name].to(torch.float64) for name in self.NAMES[:5]
         )
         self.hidden_bias, self.class_bias = (tensors[name] for name in self.NAMES[5:])
-        width = self.enter.shape[0]
-        # unfold's order is (channel, row, column): one matrix for each of the nine neighbours
-        self.neighbours = neighbours.view(width, width, 9).permute(2, 0, 1).contiguous()
-        self.check_bounds()
-
-    def check_bounds(self) -> None:
-        """Raise ValueError unless every sum stays below 2^53 whatever the codes are."""
-
-        def worst(weight: Tensor, bias: Tensor, largest: int) -> float:
-            return float(weight.abs().sum(-1).max()) * largest + float(bias.abs().max())
-
-        sums = (
+        self.neighbours = by_neighbour(neighbours)
+        # a row for each of the four finer positions of each output
+        self.leave = leave.view(-1, 4, leave.shape[1])
+        self.leave_bias = leave_bias.view(-1, 4)
+        check_bounds(
             worst(self.enter, self.hidden_bias, EMBEDDING_MAX),
-            worst(self.neighbours.permute(1, 0, 2).flatten(1), self.neighbours_bias, ACTIVATION_MAX),
-            worst(self.leave, self.leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max()),
+            worst(neighbours, self.neighbours_bias, ACTIVATION_MAX),
+            worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max()),
         )
-        if max(sums) >= EXACT:
-            raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
 
-    def __call__(self, embedding: Tensor, quality: int) -> Tensor:
-        """Integer embeddings (inputs, h, w) float64 -> classes (groups, 2h, 2w) uint8."""
+    def hidden(self, embedding: Tensor, quality: int) -> Tensor:
+        """Integer embeddings (inputs, h, w) float64 -> hidden activations (width, h, w) int32."""
         _, h, w = embedding.shape
-        hidden_bias = at_quality(self.hidden_bias.to(embedding.device), quality)
-        class_bias = at_quality(self.class_bias.to(embedding.device), quality)
-        padded = F.pad(embedding[None], (1, 1, 1, 1), mode="replicate")[0]
+        device = embedding.device
+        bias = at_quality(self.hidden_bias.to(device), quality)[:, None]
+        enter, neighbours = self.enter.to(device), self.neighbours.to(device)
+        padded = pad(embedding)
         rows = max(1, STRIP // w)
-        strips = [
-            self._strip(padded[:, top : min(h, top + rows) + 2], hidden_bias, class_bias) for top in range(0, h, rows)
-        ]
+        strips = []
+        for top in range(0, h, rows):
+            part = padded[:, top : min(h, top + rows) + 2]
+            near = scaled((enter @ part.flatten(1)).add_(bias)).clamp_(0, ACTIVATION_MAX)
+            near = near.view(-1, *part.shape[1:])
+            centre = near[:, 1:-1, 1:-1]
+            total = neighbourhood_product(
+                neighbours, near, self.neighbours_bias.to(device)[:, None].expand(-1, centre[0].numel())
+            )
+            x = scaled(total).clamp_(min=0).view(centre.shape) + centre
+            strips.append(x.clamp_(max=ACTIVATION_MAX).int())
         return torch.cat(strips, 1)
 
-    def _strip(self, padded: Tensor, hidden_bias: Tensor, class_bias: Tensor) -> Tensor:
-        """Classes of a strip, whose embedding has one more row and column on each side."""
-        inputs, h, w = padded.shape[0], padded.shape[1] - 2, padded.shape[2] - 2
-        device = padded.device
-        near = self.enter.to(device) @ padded.reshape(inputs, -1)
-        near = scaled(near.add_(hidden_bias[:, None])).clamp_(0, ACTIVATION_MAX).view(-1, h + 2, w + 2)
-        total = self.neighbours_bias.to(device)[:, None].expand(-1, h * w).clone()
-        for i, weight in enumerate(self.neighbours.to(device)):
-            top, left = divmod(i, 3)
-            total += weight @ near[:, top : top + h, left : left + w].reshape(-1, h * w)
-        x = scaled(total).clamp_(min=0) + near[:, 1:-1, 1:-1].reshape(-1, h * w)
-        out = self.leave.to(device) @ x.clamp_(max=ACTIVATION_MAX) + self.leave_bias.to(device)[:, None]
+    def outputs(self, hidden: Tensor, quality: int, which: slice) -> Tensor:
+        """Hidden activations (width, h, w) -> some of the outputs (n, 2h, 2w) float64, in fixed-point classes."""
+        _, h, w = hidden.shape
+        weight, bias = (t[which].flatten(0, 1).to(hidden.device) for t in (self.leave, self.leave_bias))
+        out = (weight @ hidden.flatten(1).to(torch.float64)).add_(bias[:, None])
         fine = F.pixel_shuffle(out.view(1, -1, h, w), 2)[0]
-        return to_class(fine + class_bias[:, None, None], self.classes)
+        return fine.add_(at_quality(self.class_bias[:, which].to(hidden.device), quality)[:, None, None])
+
+
+class IntegerContextNetwork:
+    """`network.ContextNetwork` in integers."""
+
+    NAMES = ("enter.weight", "enter.bias", "leave.weight", "leave.bias")
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        enter, self.enter_bias, self.leave, self.leave_bias = (tensors[name].to(torch.float64) for name in self.NAMES)
+        self.enter = by_neighbour(enter)
+        check_bounds(
+            worst(enter, self.enter_bias, LOG_ENERGY_MAX) + PRODUCT_ONE * float(1 << 20),
+            worst(self.leave, self.leave_bias, ACTIVATION_MAX) + CLASS_ONE * float(1 << 20),
+        )
+
+    def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
+        """Padded log energies (inputs, h+2, w+2), hidden input (width, h, w) -> fixed-point classes (groups, h, w)."""
+        device = coarse.device
+        bias = coarse.flatten(1) * (PRODUCT_ONE // CLASS_ONE) + self.enter_bias.to(device)[:, None]
+        x = neighbourhood_product(self.enter.to(device), log_energy.to(torch.float64), bias)
+        x = scaled(x).clamp_(0, ACTIVATION_MAX)
+        out = (self.leave.to(device) @ x).add_(self.leave_bias.to(device)[:, None])
+        return out.view(-1, *coarse.shape[1:])
 
 
 class Prior:
-    """Classes of all three levels from quality and the codes above; integers in, integers out.
+    """Classes of all three levels from quality and codes already known; integers in, integers out.
 
-    `tensors`: the entries "prior.*" of a weights file: class networks 1 and 2, static classes of level 3,
-    and for levels 2 and 3 the integer embedding of every codeword, (groups, K, dim) for each bank and stage.
+    `tensors`: the entries "prior.*" of a weights file: class networks 1 and 2, a context network for each bank of
+    level 1 but the first, static classes of level 3, and the integer embedding of every codeword, (groups, K, dim)
+    for each level, bank and stage.
     """
 
     def __init__(self, config: Config, tensors: Mapping[str, Tensor]) -> None:
@@ -126,29 +175,44 @@ class Prior:
 
         self.config = config
         self.static = tensors["prior.class_3"]
-        self.network_1 = IntegerClassNetwork(under("prior.network_1."), config.classes)
-        self.network_2 = IntegerClassNetwork(under("prior.network_2."), config.classes)
+        self.network_1 = IntegerClassNetwork(under("prior.network_1."))
+        self.network_2 = IntegerClassNetwork(under("prior.network_2."))
+        self.contexts = [IntegerContextNetwork(under(f"prior.context_{b}.")) for b in range(1, len(config.level1))]
         self.embeddings = {
             level: [
                 [tensors[f"prior.embedding_{level}.{b}.{s}"] for s in range(len(bank.stages))]
                 for b, bank in enumerate(config.banks(level))
             ]
-            for level in (2, 3)
+            for level in (1, 2, 3)
         }
 
+    def embed_bank(self, level: int, bank: int, codes: Tensor) -> Tensor:
+        """Codes of a bank (symbols, h, w) -> sums of integer embeddings (groups, h * w, dim) float64."""
+        tables = self.embeddings[level][bank]
+        groups, _, dim = tables[0].shape
+        mine = codes.reshape(groups, len(tables), -1).long()
+        total = torch.zeros(groups, mine.shape[2], dim, dtype=torch.float64, device=codes.device)
+        for s, table in enumerate(tables):
+            index = mine[:, s, :, None].expand(-1, -1, dim)
+            total += torch.gather(table.to(codes.device, torch.float64), 1, index)
+        return total
+
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        """Codes (symbols, h, w) -> sums of integer embeddings (channels, h, w) float64."""
+        """Codes of a level (symbols, h, w) -> sums of integer embeddings (channels, h, w) float64."""
         _, h, w = codes.shape
-        planes, start = [], 0
-        for bank, stages in zip(self.config.banks(level), self.embeddings[level], strict=True):
-            mine = codes[start : start + bank.symbols].view(bank.groups, len(bank.stages), h * w).long()
-            start += bank.symbols
-            total = torch.zeros(bank.groups, h * w, bank.dim, dtype=torch.float64, device=codes.device)
-            for s, table in enumerate(stages):
-                index = mine[:, s, :, None].expand(-1, -1, bank.dim)
-                total += torch.gather(table.to(codes.device, torch.float64), 1, index)
-            planes.append(total.permute(0, 2, 1).reshape(bank.groups * bank.dim, h, w))
+        parts = torch.split(codes, [bank.symbols for bank in self.config.banks(level)])
+        planes = [self.embed_bank(level, b, part).permute(0, 2, 1).reshape(-1, h, w) for b, part in enumerate(parts)]
         return torch.cat(planes)
+
+    def log_energy(self, bank: int, codes: Tensor) -> Tensor:
+        """Codes of a bank of level 1 (symbols, h, w) -> log2(1 + squared norm) of its groups, in 256ths, int16.
+
+        Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
+        """
+        energy = self.embed_bank(1, bank, codes).square_().sum(-1)
+        mantissa, exponent = torch.frexp(energy.div_(EMBEDDING_SCALE**2).add_(1))
+        log = (exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))
+        return log.to(torch.int16).view(-1, *codes.shape[1:])
 
     def classes_3(self, quality: int, size: tuple[int, int]) -> Tensor:
         """Static classes (groups, *size) uint8."""
@@ -157,34 +221,72 @@ class Prior:
 
     def classes_2(self, codes_3: Tensor, quality: int, size: tuple[int, int]) -> Tensor:
         """Classes of y2 (groups, *size) uint8 from the codes of level 3."""
-        return self.network_2(self.embed(3, codes_3), quality)[:, : size[0], : size[1]]
+        hidden = self.network_2.hidden(self.embed(3, codes_3), quality)
+        outputs = self.network_2.outputs(hidden, quality, slice(None))
+        return to_class(outputs, self.config.classes)[:, : size[0], : size[1]]
 
-    def classes_1(self, codes_3: Tensor, codes_2: Tensor, quality: int, size: tuple[int, int]) -> Tensor:
-        """Classes of y1 (groups, *size) uint8 from the codes of levels 3 and 2."""
+    def hidden_1(self, codes_3: Tensor, codes_2: Tensor, quality: int) -> Tensor:
+        """Codes of levels 3 and 2 -> what they say about level 1, for `classes_1`."""
         _, h, w = codes_2.shape
         above = self.embed(3, codes_3).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :h, :w]
-        embedding = torch.cat([self.embed(2, codes_2), above])
-        return self.network_1(embedding, quality)[:, : size[0], : size[1]]
+        return self.network_1.hidden(torch.cat([self.embed(2, codes_2), above]), quality)
+
+    def classes_1(self, bank: int, hidden: Tensor, log_energy: Tensor, quality: int) -> Tensor:
+        """Classes of a bank of y1 (groups, h, w) uint8.
+
+        hidden: of `hidden_1`; log_energy: of all earlier banks, (their groups, h, w).
+        """
+        _, h, w = log_energy.shape
+        banks = self.config.level1
+        first = sum(b.groups for b in banks[:bank])
+        mine = slice(first, first + banks[bank].groups)
+        width = self.config.context_width
+        inputs = sum(b.groups for b in banks) + (bank - 1) * width
+        padded = pad(log_energy) if bank else log_energy
+        rows = max(1, STRIP // w // 2)  # of the level-2 grid
+        strips = []
+        for top in range(0, hidden.shape[1], rows):
+            part = hidden[:, top : top + rows]
+            start, end = 2 * top, min(h, 2 * (top + rows))
+            classes = self.network_1.outputs(part, quality, mine)[:, : end - start, :w]
+            if bank:
+                coarse = self.network_1.outputs(part, quality, slice(inputs, inputs + width))
+                coarse = coarse[:, : end - start, :w]
+                classes = classes + self.contexts[bank - 1](padded[:, start : end + 2], coarse)
+            strips.append(to_class(classes, self.config.classes))
+        return torch.cat(strips, 1)
+
+
+def fixed_weight(x: Tensor) -> Tensor:
+    fixed = torch.round(x.detach().double() * WEIGHT_ONE)
+    return fixed.clamp(-WEIGHT_MAX, WEIGHT_MAX).to(torch.int16)
+
+
+def fixed_bias(x: Tensor, one: int) -> Tensor:
+    return torch.round(x.detach().double() * one).to(torch.int32)
 
 
 def export_class_network(network: ClassNetwork) -> dict[str, Tensor]:
     """The integer tensors of a trained class network, by `IntegerClassNetwork.NAMES`."""
 
-    def weight(x: Tensor) -> Tensor:
-        fixed = torch.round(x.detach().double() * WEIGHT_ONE)
-        return fixed.clamp(-WEIGHT_MAX, WEIGHT_MAX).to(torch.int16)
-
-    def bias(x: Tensor, one: int) -> Tensor:
-        return torch.round(x.detach().double() * one).to(torch.int32)
-
     return {
-        "enter.weight": weight(network.enter.weight),
-        "neighbours.weight": weight(network.neighbours.weight),
-        "neighbours.bias": bias(network.neighbours.bias, PRODUCT_ONE),
-        "leave.weight": weight(network.leave.weight),
-        "leave.bias": bias(network.leave.bias, PRODUCT_ONE),
-        "hidden_bias": bias(network.hidden_bias + network.enter.bias, PRODUCT_ONE),
-        "class_bias": bias(network.class_bias, CLASS_ONE),
+        "enter.weight": fixed_weight(network.enter.weight),
+        "neighbours.weight": fixed_weight(network.neighbours.weight),
+        "neighbours.bias": fixed_bias(network.neighbours.bias, PRODUCT_ONE),
+        "leave.weight": fixed_weight(network.leave.weight),
+        "leave.bias": fixed_bias(network.leave.bias, PRODUCT_ONE),
+        "hidden_bias": fixed_bias(network.hidden_bias + network.enter.bias, PRODUCT_ONE),
+        "class_bias": fixed_bias(network.class_bias, CLASS_ONE),
+    }
+
+
+def export_context_network(network: ContextNetwork) -> dict[str, Tensor]:
+    """The integer tensors of a trained context network, by `IntegerContextNetwork.NAMES`."""
+    return {
+        "enter.weight": fixed_weight(network.enter.weight),
+        "enter.bias": fixed_bias(network.enter.bias, PRODUCT_ONE),
+        "leave.weight": fixed_weight(network.leave.weight),
+        "leave.bias": fixed_bias(network.leave.bias, PRODUCT_ONE),
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -134,11 +133,12 @@ class Codebooks(nn.Module):
         """The inverse of `rows`, channels-last."""
         return rows.transpose(0, 1).reshape(batch, *size, -1).permute(0, 3, 1, 2)
 
-    def assign(self, x: Tensor, classes: Tensor, worth: Tensor) -> Tensor:
+    def assign(self, x: Tensor, classes: Tensor, bits: Tensor, error_per_bit: float) -> Tensor:
         """Greedy residual assignment, the last stage entropy-constrained.
 
-        x: (groups * dim, h, w) float32; classes: (groups, h, w); worth: the error that coding each word of
-        the last stage is worth, (groups, contexts, classes, K).  Returns codes (groups * stages, h, w) int16.
+        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w); bits: what each word of the last
+        stage costs, (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth.
+        Returns codes (groups * stages, h, w) int16.
         """
         _, h, w = x.shape
         rest = self.rows(x[None])
@@ -147,13 +147,13 @@ class Codebooks(nn.Module):
         for words in self.words:
             index = nearest_far(rest, words)
             if words is self.words[-1]:
-                _, contexts, count, k = worth.shape
+                _, contexts, count, k = bits.shape
                 row = classes.flatten(1).long() * k
                 if contexts > 1:
                     row += busy * (count * k)
-                flat = worth.flatten(1)
+                flat = bits.flatten(1)
                 saved = torch.gather(flat, 1, row + index) - torch.gather(flat, 1, row)
-                index = quiet(rest, words, index, saved)
+                index = quiet(rest, words, index, saved.mul_(error_per_bit))
             rest = rest - pick(words, index)
             busy |= (index != 0).long()
             codes.append(index.to(torch.int16))
@@ -187,20 +187,6 @@ class Quantiser(nn.Module):
         """Lattice codebooks, another order of equal norms in every group."""
         for i, bank in enumerate(self.codebooks):
             bank.initialise(seed=100 * i)
-
-    def assign(self, x: Tensor, classes: Tensor, worth: Sequence[Tensor]) -> Tensor:
-        """Scaled residuals (channels, h, w) float32 -> codes (symbols, h, w) int16.
-
-        classes: (groups, h, w); worth: see `Codebooks.assign`, one tensor for each bank.
-        """
-        parts = zip(
-            self.codebooks,
-            torch.split(x, self.channel_split),
-            torch.split(classes, self.group_split),
-            worth,
-            strict=True,
-        )
-        return torch.cat([bank.assign(part, mine, bits) for bank, part, mine, bits in parts])
 
     def sum_words(self, codes: Tensor) -> Tensor:
         """Codes (B, symbols, h, w) -> quantised residuals (B, channels, h, w) float32."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from .. import codec, weights
 from ..coder import normalise_counts
 from ..container import MAX_SQUARES_PER_BYTE
-from ..model.prior import CLASS_ONE, export_class_network, export_embedding
+from ..model.network import ContextNetwork
+from ..model.prior import CLASS_ONE, export_class_network, export_context_network, export_embedding
 from . import data
 from .objective import BankTables, LevelTables, Objective, new_objective
 from .settings import Settings
@@ -58,15 +59,18 @@ def float_arrays(objective: Objective) -> Arrays:
 
 
 def prior_arrays(objective: Objective) -> Arrays:
-    """Class networks, static classes and embeddings as integers."""
+    """Class and context networks, static classes and embeddings as integers."""
     arrays: Arrays = {}
     for number, network in ((1, objective.class_network_1), (2, objective.class_network_2)):
         for name, tensor in export_class_network(network).items():
             arrays[f"prior.network_{number}.{name}"] = tensor.numpy()
+    for number, context in enumerate(objective.context_networks, 1):
+        for name, tensor in export_context_network(cast(ContextNetwork, context)).items():
+            arrays[f"prior.context_{number}.{name}"] = tensor.numpy()
     static = torch.round(objective.class_3.detach().double() * CLASS_ONE)
     arrays["prior.class_3"] = static.to(torch.int32).numpy()
-    for level, quantiser in ((2, objective.model.quantiser2), (3, objective.model.quantiser3)):
-        for b, bank in enumerate(quantiser.codebooks):
+    for level in (1, 2, 3):
+        for b, bank in enumerate(objective.model.banks(level)):
             for s, words in enumerate(bank.words):
                 arrays[f"prior.embedding_{level}.{b}.{s}"] = export_embedding(words).numpy()
     return arrays

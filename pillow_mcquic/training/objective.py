@@ -9,7 +9,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.network import MEAN_SCALE, QUALITIES, ClassNetwork, Config, Model, at_quality, per_channel
+from ..model.network import (
+    MEAN_SCALE,
+    QUALITIES,
+    ClassNetwork,
+    Config,
+    ContextNetwork,
+    Model,
+    at_quality,
+    log_energy,
+    per_channel,
+)
 from ..model.quantiser import Codebooks, Quantiser, nearest, pick, quiet
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
@@ -39,9 +49,8 @@ class BankTables(nn.Module):
     Context 0: all coarser words of the vector were zero; context 1: some were not.
     """
 
-    def __init__(self, codebooks: Codebooks, classes: int, error_per_bit: float) -> None:
+    def __init__(self, codebooks: Codebooks, classes: int) -> None:
         super().__init__()
-        self.error_per_nat = error_per_bit / math.log(2)
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
         for stage, words in enumerate(codebooks.words):
@@ -50,10 +59,13 @@ class BankTables(nn.Module):
             contexts = 1 if stage == 0 else 2
             self.logits.append(nn.Parameter(-nats[:, None].repeat(1, contexts, 1, 1)))
 
-    def forward(self, codebooks: Codebooks, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, codebooks: Codebooks, x: Tensor, classes: Tensor, error_per_bit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise with gradients.
 
-        x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w).
+        x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
+        error_per_bit: what the last stage may lose to save a bit, (B,).
         Returns the quantised residuals (straight-through to the latent and to the codewords), the same
         rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
@@ -72,6 +84,7 @@ class BankTables(nn.Module):
 
         rest, total, rounded = rows, torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
+        error_per_nat = (error_per_bit / math.log(2)).repeat_interleave(h * w)
         for words, logits in zip(codebooks.words, self.logits, strict=True):
             k = words.shape[1]
             table = F.log_softmax(logits, -1).flatten(1)  # (groups, contexts * classes * K)
@@ -80,7 +93,7 @@ class BankTables(nn.Module):
                 index = nearest(rest, words)
                 if words is codebooks.words[-1]:
                     saved = interpolate(table, row + index, k, share) - interpolate(table, row, k, share)
-                    index = quiet(rest, words, index, -saved * self.error_per_nat)
+                    index = quiet(rest, words, index, -saved * error_per_nat)
             word = pick(words, index)
             nats = nats - interpolate(table, row + index, k, share)
             busy = busy | (index != 0).long()
@@ -99,14 +112,14 @@ class LevelTables(nn.Module):
 
     def __init__(self, quantiser: Quantiser, config: Config) -> None:
         super().__init__()
-        self.banks = nn.ModuleList(
-            [BankTables(bank, config.classes, config.error_per_bit) for bank in quantiser.codebooks]
-        )
+        self.banks = nn.ModuleList([BankTables(bank, config.classes) for bank in quantiser.codebooks])
 
-    def forward(self, quantiser: Quantiser, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `BankTables.forward`, for a whole level."""
+    def forward(
+        self, quantiser: Quantiser, x: Tensor, classes: Tensor, error_per_bit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `BankTables.forward`, for a whole level without context."""
         results = [
-            tables(bank, part, part_classes)
+            tables(bank, part, part_classes, error_per_bit)
             for tables, bank, part, part_classes in zip(
                 self.banks,
                 quantiser.codebooks,
@@ -132,7 +145,13 @@ class Objective(nn.Module):
         # y3 has static classes; those of y2 and y1 follow from the codewords of the levels above
         self.class_3 = nn.Parameter(torch.zeros(QUALITIES, groups_3))
         self.class_network_2 = ClassNetwork(n3, groups_2, width)
-        self.class_network_1 = ClassNetwork(n2 + n3, groups_1, width)
+        banks = model.config.level1
+        hidden = model.config.context_width
+        self.class_network_1 = ClassNetwork(n2 + n3, groups_1 + hidden * (len(banks) - 1), width)
+        before = [sum(bank.groups for bank in banks[:i]) for i in range(len(banks))]
+        self.context_networks = nn.ModuleList(
+            [ContextNetwork(n, bank.groups, hidden) for n, bank in zip(before[1:], banks[1:], strict=True)]
+        )
         self.tables_1, self.tables_2, self.tables_3 = (
             LevelTables(quantiser, model.config) for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
         )
@@ -146,17 +165,19 @@ class Objective(nn.Module):
         y1 = m.analyse(x, quality)
         y2, y3 = m.hyper_analyse(m.hyper_features(y1, quality), quality)
         off = torch.autocast(x.device.type, enabled=False)
+        table = torch.tensor(m.config.error_per_bit, device=x.device)[:, None]
+        error_per_bit = at_quality(table, quality)[:, 0]
 
         with off:
             gain = m.gain(3, quality)
             classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
-            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes)
+            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, error_per_bit)
             z3 = r3 / gain
         features, mean = m.predict_2(z3, quality, (y2.shape[2], y2.shape[3]))
         with off:
             gain = m.gain(2, quality)
             classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
-            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes)
+            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes, error_per_bit)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
         mean = m.mean_1(features)
@@ -165,13 +186,38 @@ class Objective(nn.Module):
             above = F.interpolate(seen3, scale_factor=2.0)[:, :, : y2.shape[2], : y2.shape[3]]
             classes = self.class_network_1(torch.cat([seen2, above], 1), quality)
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
-            r1, _, bits1, commitment1 = self.tables_1(m.quantiser1, (y1 - mean) * gain, classes)
+            mean = F.pad(mean, (0, 0, 0, 0, 0, m.config.linear_channels))
+            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, error_per_bit)
             z1 = r1 / gain + mean
         return (
             m.synthesise(z1, features, quality),
             torch.stack([bits1, bits2, bits3]),
             (commitment1 + commitment2 + commitment3),
         )
+
+    def quantise_1(self, x: Tensor, outputs: Tensor, error_per_bit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantise y1 bank by bank, each one's classes helped by the codewords of those before it.
+
+        x: scaled residuals (B, n1, h, w); outputs: of class network 1.  Returns the quantised residuals, bits and
+        commitment energy.
+        """
+        quantiser = self.model.quantiser1
+        classes, hidden = torch.split(outputs, [quantiser.groups, outputs.shape[1] - quantiser.groups], 1)
+        base = torch.split(classes, quantiser.group_split, 1)
+        coarse = torch.split(hidden, self.model.config.context_width, 1)
+        parts = torch.split(x, quantiser.channel_split, 1)
+        quantised: list[Tensor] = []
+        energies: list[Tensor] = []
+        bits = commitment = torch.zeros((), device=x.device)
+        for i, (tables, bank) in enumerate(zip(self.tables_1.banks, quantiser.codebooks, strict=True)):
+            mine = base[i]
+            if i:
+                mine = mine + self.context_networks[i - 1](torch.cat(energies, 1), coarse[i - 1])
+            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, error_per_bit)
+            energies.append(log_energy(seen, bank.bank.dim))
+            quantised.append(words)
+            bits, commitment = bits + bank_bits, commitment + bank_commitment
+        return torch.cat(quantised, 1), bits, commitment
 
 
 def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) -> None:
@@ -189,7 +235,7 @@ def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) ->
             scales.append(channels.view(bank.groups, bank.dim).mean(1))
             start += bank.groups * bank.dim
         scale_1 = torch.cat(scales)[None, :] + log_gain[:, None]
-        objective.class_network_1.class_bias.copy_(log_scale_to_class(scale_1))
+        objective.class_network_1.class_bias[:, : scale_1.shape[1]].copy_(log_scale_to_class(scale_1))
         bias_2 = objective.class_network_2.class_bias
         bias_2.copy_(log_scale_to_class(0.5 * log_gain[:, None]).expand_as(bias_2))
         scale_3 = torch.full_like(log_gain, math.log(MEAN_SCALE)) * 0.72 + 0.5 * log_gain

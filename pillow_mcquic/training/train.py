@@ -19,7 +19,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import data
+from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
 
@@ -148,14 +148,14 @@ def train(
     resume = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
     klt = (
         data.klt(photos, channels)
-        if resume is None and start_from is None
+        if resume is None
         else (torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels))
     )
     qualities = torch.arange(1.0, 9.0)
     objective = new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
     if start_from is not None and resume is None:
-        weights = torch.load(start_from, weights_only=True, map_location="cpu")["objective"]
-        objective.load_state_dict(weights)
+        partial = start.adopt(objective, *start.read(start_from))
+        say(f"# from {start_from}" + (f", new in whole or part: {', '.join(partial)}" if partial else ""))
     objective.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     opts = optimisers(objective, settings)
     step = 0

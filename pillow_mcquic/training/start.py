@@ -1,0 +1,101 @@
+"""First weights of a run from another model: a checkpoint or a weights file, of the same layout or another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..model.network import Config
+from ..model.prior import CLASS_ONE, PRODUCT_ONE, WEIGHT_ONE
+from ..model.quantiser import Bank
+from .objective import Objective
+from .settings import Settings
+
+State = dict[str, Tensor]
+
+
+def read(path: Path) -> tuple[State, Config]:
+    """The state of an `Objective` and its configuration; ValueError when the file is neither kind."""
+    if path.suffix == ".safetensors":
+        return _read_weights(path)
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or "objective" not in state:
+        raise ValueError(f"{path} is not a checkpoint of this training")
+    return state["objective"], Settings.from_dict(json.loads(state["settings"])).model
+
+
+def _read_weights(path: Path) -> tuple[State, Config]:
+    """What a weights file tells of the objective: class networks from their integers, logits from the tables."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        config = Config.from_dict(json.loads(file.metadata()["config"]))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state: State = {}
+    ones = {"weight": WEIGHT_ONE, "bias": PRODUCT_ONE, "hidden_bias": PRODUCT_ONE, "class_bias": CLASS_ONE}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "net":
+            state[f"model.{rest}"] = tensor.float()
+        elif kind == "tables":
+            level, bank, stage = rest.split(".")
+            state[f"tables_{level}.banks.{bank}.logits.{stage}"] = tensor.double().log().float()
+        elif rest == "class_3":
+            state[rest] = (tensor.double() / CLASS_ONE).float()
+        elif rest.startswith(("network_", "context_")):
+            network, _, own = rest.partition(".")
+            which, number = network.split("_")
+            network = f"class_{network}" if which == "network" else f"context_networks.{int(number) - 1}"
+            state[f"{network}.{own}"] = (tensor.double() / ones[own.rpartition(".")[2]]).float()
+    for level in (1, 2):  # the integer network holds it in the hidden bias
+        state[f"class_network_{level}.enter.bias"] = torch.zeros_like(state[f"class_network_{level}.hidden_bias"][0])
+    return state, config
+
+
+def adopt(objective: Objective, source: State, config: Config) -> list[str]:
+    """Copy into `objective` what fits, and return the names of what did not fit entirely.
+
+    Tensors of another size give the part both have: latent channels, codebooks and units keep their places.
+    The classes and tables of a group of y1 come from the group of `config` that held its first channel.
+    """
+    partial = []
+    layout = objective.model.config
+    with torch.no_grad():
+        for name, target in objective.state_dict().items():
+            if name not in source:
+                partial.append(name)
+                continue
+            tensor = source[name]
+            if name.startswith("class_network_1.") and name.split(".")[1] in ("leave", "class_bias"):
+                tensor = regroup(name, tensor, layout.level1, config.level1)
+            if name.startswith(("model.quantiser1.", "tables_1.")):
+                mine, other = (c.level1[int(name.split(".banks.")[1].split(".")[0])] for c in (layout, config))
+                if (mine.dim, mine.stages) != (other.dim, other.stages):
+                    partial.append(name)
+                    continue
+            both = tuple(slice(min(a, b)) for a, b in zip(target.shape, tensor.shape, strict=True))
+            target[both] = tensor[both]
+            if target.shape != tensor.shape:
+                partial.append(name)
+    return partial
+
+
+def regroup(name: str, tensor: Tensor, banks: tuple[Bank, ...], source: tuple[Bank, ...]) -> Tensor:
+    """Rows (or columns, for the class bias) of class network 1 for the groups of `banks`."""
+
+    def starts(layout: tuple[Bank, ...]) -> list[int]:
+        at, result = 0, []
+        for bank in layout:
+            result += [at + bank.dim * g for g in range(bank.groups)]
+            at += bank.groups * bank.dim
+        return result
+
+    theirs = starts(source)
+    last = theirs[-1] + source[-1].dim
+    groups = [max(i for i, start in enumerate(theirs) if start <= mine) for mine in starts(banks) if mine < last]
+    if name.endswith("class_bias"):
+        return tensor[:, groups]
+    return tensor.view(-1, 4, *tensor.shape[1:])[groups].flatten(0, 1)
