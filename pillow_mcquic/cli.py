@@ -286,9 +286,10 @@ def verify_command(args: argparse.Namespace) -> int:
                 parsed = container.read(file)
                 trailing = len(file.read(1))
             if not args.quick:
+                codec.check_size(parsed.header)
                 codec.decode_file(parsed)
             print(f"{path}: ok" + (", with other data after the picture" if trailing else ""))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             failures += 1
             print(f"{path}: {error}", file=sys.stderr)
     return 1 if failures else 0

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from PIL import Image
+
 from . import coder, container, runtime
 from .container import ALPHA, BadFileError, File, Header
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 QUALITY_DEFAULT = 4.0
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
 ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
+SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
@@ -120,24 +123,55 @@ class Engine:
     def _floats(self, *shape: int) -> Tensor:
         return self.torch.empty(shape, dtype=self.torch.float32, device=self.device)
 
-    def quantise(self, pixels: NDArray[np.uint8], quality: int) -> tuple[Codes, Classes]:
-        """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3."""
-        torch, model, prior = self.torch, self.model, self.weights.prior
+    def _image(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 -> (3, h * 16, w * 16) uint8 on the device, edges replicated."""
         H, W = pixels.shape[:2]
         if H % 16 or W % 16:
             pixels = np.pad(pixels, ((0, -H % 16), (0, -W % 16), (0, 0)), mode="edge")
         elif not pixels.flags.writeable:
             pixels = pixels.copy()  # torch warns of memory it could write to and must not
-        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
-        h, w = image.shape[1] // 16, image.shape[2] // 16
+        image: Tensor = self.torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
+        return image
+
+    def analyse(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (channels, h, w)."""
+        model, image = self.model, self._image(pixels)
+        with self.torch.inference_mode(), self.networks():
+
+            def run(window: Tensor) -> Tensor:
+                linear, features = model.analyse_pixels(window[None].float() / 255)
+                both: Tensor = self.torch.cat([linear[0], features[0].float()])
+                return both
+
+            channels = model.quantiser1.channels + model.config.analysis_width_16
+            analysed: Tensor = self._floats(image.shape[1] // 16, image.shape[2] // 16, channels).permute(2, 0, 1)
+            tiled(run, [(image, 16)], analysed, 1, ANALYSIS_REACH, self.tile_positions)
+            return analysed
+
+    def quantise(
+        self, pixels: NDArray[np.uint8], quality: int, analysed: Tensor | None = None
+    ) -> tuple[Codes, Classes]:
+        """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3.
+
+        `analysed`: what `analyse` gave for these pixels, to save doing it again.
+        """
+        torch, model, prior = self.torch, self.model, self.weights.prior
+        h, w = -(-pixels.shape[0] // 16), -(-pixels.shape[1] // 16)
         with torch.inference_mode(), self.networks():
             q = self._quality(quality)
+            y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
 
             def analyse(window: Tensor) -> Tensor:
                 return model.analyse(window[None].float() / 255, q)[0]
 
-            y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
-            tiled(analyse, [(image, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+            def finish(window: Tensor) -> Tensor:
+                linear, features = window[None, : len(y1)], window[None, len(y1) :].to(self.dtype)
+                return model.analyse_features(linear, features, q)[0]
+
+            if analysed is None:
+                tiled(analyse, [(self._image(pixels), 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+            else:
+                tiled(finish, [(analysed, 1)], y1, 1, ANALYSIS_REACH, self.tile_positions)
             hyper = self._floats(model.config.hyper_width, -(-h // 2), -(-w // 2))
 
             def enter(window: Tensor) -> Tensor:
@@ -370,11 +404,14 @@ def encode(
 
     def at(quality: int) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
-        streams = engine.write_streams(*engine.quantise(colours, quality))
+        streams = engine.write_streams(*engine.quantise(colours, quality, analysed))
         return container.write(header, streams, extra)
 
+    analysed = None
     if target is None:
         return at(fixed)
+    if height * width <= SHARED_ANALYSIS_PIXELS:
+        analysed = engine.analyse(colours)
     return _search(at, target, strict=max_bytes is not None)
 
 
@@ -442,10 +479,18 @@ def decode_file(file: File) -> NDArray[np.uint8]:
     return pixels if alpha is None else np.dstack([pixels, alpha])
 
 
+def check_size(header: Header) -> None:
+    """Warn or raise, as Pillow does on opening, when a picture is larger than `PIL.Image.MAX_IMAGE_PIXELS` allows."""
+    Image._decompression_bomb_check(header.padded_size)
+
+
 def decode(data: bytes) -> NDArray[np.uint8]:
     """Decode the bytes of an `.mcq` file to uint8 (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3), (H, W, 4).
 
     Raises ValueError (`container.NotMcqError`) when it is no `.mcq` file, OSError when it is damaged or needs
-    weights that are not here.
+    weights that are not here, and warns or raises, as Pillow does, when the picture is larger than
+    `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
-    return decode_file(container.read(io.BytesIO(data)))
+    file = container.read(io.BytesIO(data))
+    check_size(file.header)
+    return decode_file(file)

@@ -51,6 +51,11 @@ class Header:
     version: tuple[int, int] = (VERSION_MAJOR, VERSION_MINOR)
 
     @property
+    def padded_size(self) -> tuple[int, int]:
+        """Width and height of the whole 16x16 squares that hold the picture."""
+        return -(-self.width // 16) * 16, -(-self.height // 16) * 16
+
+    @property
     def grids(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """(rows, columns) of the code grids of levels 1, 2 and 3."""
         h, w = -(-self.height // 16), -(-self.width // 16)

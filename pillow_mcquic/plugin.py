@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import IO, Any
 
 from PIL import Image, ImageFile
@@ -50,6 +51,9 @@ class McqImageFile(ImageFile.ImageFile):
         start = self.fp.tell() - len(reader.ahead)
         # Pillow allocates the picture before the decoder sees a byte, so the claim is checked here
         payload = container.measure_picture(reader, header)
+        # Pillow itself limits width times height, but a picture one pixel wide takes sixteen times that to decode
+        if math.prod(header.padded_size) > 2 * header.width * header.height:
+            Image._decompression_bomb_check(header.padded_size)
 
         from . import weights
 

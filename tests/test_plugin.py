@@ -263,6 +263,19 @@ def test_decompression_bomb_warns_and_raises() -> None:
         Image.open(io.BytesIO(forged(20000, 20000, 60000)))
 
 
+def test_a_thin_picture_counts_with_its_padding() -> None:
+    """One pixel wide, it takes sixteen times its size to decode; Pillow's own limit would let it pass."""
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(forged(1, 80_000_000, 160_000)))
+    with Image.open(io.BytesIO(forged(1, 80_000, 160))) as image:
+        assert image.size == (1, 80_000)
+
+
+def test_decode_of_bytes_has_the_same_limit() -> None:
+    with pytest.raises(Image.DecompressionBombError):
+        pillow_mcquic.decode(forged(20000, 20000, 60000))
+
+
 def test_claim_beyond_the_codes_is_refused_by_open() -> None:
     with pytest.raises(OSError, match="cannot hold"):
         Image.open(io.BytesIO(forged(9000, 9000, 100)))

@@ -339,16 +339,22 @@ class Model(nn.Module):
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
         """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: 6 positions."""
+        return self.analyse_features(*self.analyse_pixels(x), quality)
+
+    def analyse_pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of the analysis that no quality changes: linear shortcut (B, n1, h, w) float32, and features."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
             patches = unshuffle(x.float(), 16).permute(0, 2, 3, 1)
             offset = -(self.klt_analysis @ self.patch_mean)
             linear = F.linear(patches, self.klt_analysis, offset).permute(0, 3, 1, 2)
-        t = self.analysis_8(unshuffle(x - 0.5, 8))
-        t = self.analysis_gain_8(self.analysis_down(t), quality)
+        return linear, self.analysis_down(self.analysis_8(unshuffle(x - 0.5, 8)))
+
+    def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """The rest of the analysis: both results of `analyse_pixels` -> y1 (B, n1, h, w) float32."""
+        t = self.analysis_gain_8(features, quality)
         t = self.analysis_gain_16(self.analysis_16(t), quality)
         spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
-        residual: Tensor = self.analysis_head(t).float() * spread
-        return linear.add_(residual)
+        return torch.addcmul(linear, self.analysis_head(t).float(), spread)
 
     def hyper_features(self, y1: Tensor, quality: Tensor) -> Tensor:
         """y1 -> what y2 and y3 are made of (B, hyper, h/2, w/2).  Reach: 1 position."""
