@@ -308,19 +308,19 @@ class Engine:
         return pixels[:, :, 0] if grey else pixels
 
 
-def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[Tensor]]]:
+def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[list[Tensor]]]]:
     """A copy of the networks and the words' costs on another device, made once."""
     import copy
 
     key = weights.id + str(where).encode()
     with runtime.lock:
         if key not in _device_copies:
-            bits = [[costs.to(where) for costs in level] for level in weights.bits]
+            bits = [[[costs.to(where) for costs in bank] for bank in level] for level in weights.bits]
             _device_copies[key] = copy.deepcopy(weights.model).to(where), bits
         return _device_copies[key]
 
 
-_device_copies: dict[bytes, tuple[Model, list[list[Tensor]]]] = {}
+_device_copies: dict[bytes, tuple[Model, list[list[list[Tensor]]]]] = {}
 
 
 def pack_alpha(alpha: NDArray[np.uint8]) -> bytes:

@@ -78,8 +78,7 @@ def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 class Weights:
     """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse.
 
-    `bits`: for the encoder, what each word of a bank's last stage costs, by level and bank, (groups, contexts,
-    classes, K) float32.
+    `bits`: for the encoder, what each word costs, by level, bank and stage, (groups, contexts, classes, K) float32.
     """
 
     id: bytes
@@ -87,7 +86,7 @@ class Weights:
     model: Model
     prior: Prior
     tables: tuple[LevelTables, LevelTables, LevelTables]
-    bits: list[list[Tensor]]
+    bits: list[list[list[Tensor]]]
 
 
 def save(
@@ -146,8 +145,11 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     prior = Prior(config, {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("prior.")})
     levels, bits = [], []
     for level in (1, 2, 3):
-        last = [arrays[f"tables.{level}.{b}.{len(bank.stages) - 1}"] for b, bank in enumerate(config.banks(level))]
-        bits.append([16 - torch.from_numpy(counts.astype(np.float32)).log2() for counts in last])
+        counts = [
+            [torch.from_numpy(arrays[f"tables.{level}.{b}.{s}"].astype(np.float32)) for s in range(len(bank.stages))]
+            for b, bank in enumerate(config.banks(level))
+        ]
+        bits.append([[16 - table.log2() for table in bank] for bank in counts])
         groups = [
             [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -60,49 +61,132 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
     return torch.tensor(points[order][:words], dtype=torch.float32)
 
 
-def nearest(vectors: Tensor, words: Tensor) -> Tensor:
-    """Index of the nearest codeword: (groups, N, dim), (groups, K, dim) -> (groups, N) int64.
+def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
+    """Index of the word of largest inner product: (groups, N, D), (groups, K, D) -> (groups, N) int64.
 
-    The nearest word maximises <v, c> - |c|^2 / 2: one matrix product with a column of ones, then a maximum
-    over the words, which lie in rows because torch's reduction is several times faster that way round.
+    Words lie in rows because torch's maximum over columns is several times faster than over rows.
     """
-    groups, count, dim = vectors.shape
-    augmented = torch.cat([words, -(words * words).sum(-1, keepdim=True) / 2], 2)
+    groups, count, size = vectors.shape
     # whole chunks only: for every new shape the matrix library would compile, and keep, another kernel
-    columns = vectors.new_zeros(groups, dim + 1, -(-count // CHUNK) * CHUNK)
-    columns[:, :dim, :count] = vectors.transpose(1, 2)
-    columns[:, dim] = 1
-    indices = [torch.bmm(augmented, part).max(1).indices for part in torch.split(columns, CHUNK, 2)]
+    columns = vectors.new_zeros(groups, size, -(-count // CHUNK) * CHUNK)
+    columns[:, :, :count] = vectors.transpose(1, 2)
+    indices = [torch.bmm(words, part).max(1).indices for part in torch.split(columns, CHUNK, 2)]
     return torch.cat(indices, 1)[:, :count]
 
 
-def nearest_far(vectors: Tensor, words: Tensor) -> Tensor:
-    """`nearest`, faster where most vectors lie around word 0, as they do in photos.
+def nearest(vectors: Tensor, words: Tensor) -> Tensor:
+    """Index of the nearest codeword: (groups, N, dim), (groups, K, dim) -> (groups, N) int64.
 
-    A vector closer to word 0 than half the way to any other word cannot be nearer to that other word.
+    The nearest word maximises <v, c> - |c|^2 / 2.
     """
-    if vectors.device.type != "cpu":  # picking vectors out costs a GPU more than searching them all
-        return nearest(vectors, words)
-    zero = words[:, :1]
-    clear = (words[:, 1:] - zero).square().sum(-1).min(1).values / 4  # (groups,)
-    far = (vectors - zero).square().sum(-1) >= clear[:, None]
-    index = torch.zeros(far.shape, dtype=torch.int64, device=vectors.device)
-    for g in range(len(words)):
-        at = far[g].nonzero()[:, 0]
-        if len(at):
-            index[g, at] = nearest(vectors[g : g + 1, at], words[g : g + 1])[0]
-    return index
+    ones = torch.ones_like(vectors[..., :1])
+    return largest_product(torch.cat([vectors, ones], 2), torch.cat([words, half_energy(words)], 2))
 
 
-def quiet(vectors: Tensor, words: Tensor, index: Tensor, saved: Tensor) -> Tensor:
-    """Replace codewords by word 0 where that is worth it: where the error grows by less than `saved`.
+def half_energy(words: Tensor) -> Tensor:
+    """-|c|^2 / 2 of every word, (groups, K, 1)."""
+    return words.square().sum(-1, keepdim=True) / -2
 
-    vectors (groups, N, dim), words (groups, K, dim), index (groups, N); saved (groups, N): the bits that word
-    0 saves against `index`, times the error a bit is worth (entropy-constrained quantisation, one comparison).
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What every word of a bank costs each of N vectors.
+
+    bits: for each stage (groups, contexts, classes, K); low: class of each vector (groups, N) int64; share: how far
+    each vector is on the way to the next class, (groups, N), or None for whole classes.
     """
-    error = (vectors - pick(words, index)).square().sum(-1)
-    error_0 = (vectors - words[:, :1]).square().sum(-1)
-    return torch.where(error_0 - error < saved, 0, index)
+
+    bits: Sequence[Tensor]
+    low: Tensor
+    share: Tensor | None = None
+
+    def row(self, stage: int, busy: Tensor) -> Tensor:
+        """Which table, of contexts * classes, belongs to each vector: (groups, N)."""
+        _, contexts, classes, _ = self.bits[stage].shape
+        return self.low if contexts == 1 else busy.long() * classes + self.low
+
+    def of(self, stage: int, busy: Tensor, index: Tensor) -> Tensor:
+        """Bits of the words `index` (groups, N); `busy`: where a word of an earlier stage is not word 0."""
+        table = self.bits[stage].flatten(1)
+        k = self.bits[stage].shape[3]
+        at = self.row(stage, busy) * k + index
+        if self.share is None:
+            return torch.gather(table, 1, at)
+        return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + k), self.share)
+
+    def choose(
+        self, vectors: Tensor, words: Tensor, stage: int, busy: Tensor, error_per_bit: Tensor, where: Tensor
+    ) -> Tensor:
+        """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (groups, N, dim).
+
+        Only `where` (groups, N) is true; word 0 elsewhere.
+        """
+        row = self.row(stage, busy)
+        bits = self.bits[stage].flatten(1, 2)  # (groups, tables, K)
+        index = torch.zeros_like(row)
+        # Word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
+        words_away = (words[:, 1:] - words[:, :1]).square().sum(-1).clamp(min=1e-9)[:, None]
+        least = error_per_bit.min()
+        saved = (bits[:, :, 1:] - bits[:, :, :1]) * torch.where(
+            bits[:, :, 1:] > bits[:, :, :1], least, error_per_bit.max()
+        )
+        radius = ((words_away + saved) / words_away.sqrt() / 2).min(-1).values
+        away = (vectors - words[:, :1]).square().sum(-1).sqrt()
+        reach = torch.gather(radius, 1, row)
+        if self.share is not None:
+            reach = torch.minimum(reach, torch.gather(radius, 1, row + 1))
+        far = (away >= reach) & where
+        augmented = torch.cat([words, half_energy(words), bits.transpose(1, 2) / -2], 2)
+        error_per_bit = error_per_bit.expand(row.shape[1])
+        for g in range(len(words)):
+            at = far[g].nonzero()[:, 0]
+            if len(at) == 0:
+                continue
+            select = vectors.new_zeros(len(at), bits.shape[1])
+            weight = error_per_bit[at]
+            mine = row[g, at][:, None]
+            if self.share is None:
+                select.scatter_(1, mine, weight[:, None])
+            else:
+                share = self.share[g, at]
+                select.scatter_(1, mine, (weight * (1 - share))[:, None])
+                select.scatter_(1, mine + 1, (weight * share)[:, None])
+            columns = torch.cat([vectors[g, at], torch.ones_like(weight)[:, None], select], 1)
+            index[g, at] = largest_product(columns[None], augmented[g : g + 1])[0]
+        return index
+
+
+def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit: Tensor) -> list[Tensor]:
+    """Residual quantisation by error and rate: of a few choices the one of least |error|^2 + error_per_bit * bits.
+
+    The choices: the nearest word stage by stage, with word 0 forced on the first 0, 1, ... stages, and in each case
+    at the last stage the word that is best by error and rate.  (Nearest words alone spend a coarse word, and then a
+    fine one to correct it, on vectors that a fine word alone serves nearly as well.)
+
+    vectors (groups, N, dim); words (groups, K, dim) for each stage; error_per_bit (N,) or a scalar.  Returns the
+    indices of each stage, (groups, N) int64.
+    """
+    zero = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
+    tried, best = zero == 0, list[Tensor]()
+    least = torch.full_like(vectors[..., 0], math.inf)
+    last = len(words) - 1
+    for forced in range(len(words)):
+        rest, busy, bits, codes = vectors, zero, torch.zeros_like(least), []
+        for stage in range(last):
+            index = zero if stage < forced else nearest(rest, words[stage])
+            bits = bits + rates.of(stage, busy, index)
+            rest = rest - pick(words[stage], index)
+            busy = busy | (index != 0).long()
+            codes.append(index)
+        # where the last round had word 0 anyway, this one would find the same again
+        codes.append(rates.choose(rest, words[last], last, busy, error_per_bit, tried))
+        tried = codes[forced] != 0
+        error = (rest - pick(words[last], codes[last])).square().sum(-1)
+        loss = error + error_per_bit * (bits + rates.of(last, busy, codes[last]))
+        better = loss < least
+        least = torch.where(better, loss, least)
+        best = [torch.where(better, new, old) for new, old in zip(codes, best or codes, strict=True)]
+    return best
 
 
 def pick(words: Tensor, index: Tensor) -> Tensor:
@@ -133,31 +217,17 @@ class Codebooks(nn.Module):
         """The inverse of `rows`, channels-last."""
         return rows.transpose(0, 1).reshape(batch, *size, -1).permute(0, 3, 1, 2)
 
-    def assign(self, x: Tensor, classes: Tensor, bits: Tensor, error_per_bit: float) -> Tensor:
-        """Greedy residual assignment, the last stage entropy-constrained.
+    def assign(self, x: Tensor, classes: Tensor, bits: Sequence[Tensor], error_per_bit: float) -> Tensor:
+        """Codes of a bank by `search`.
 
-        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w); bits: what each word of the last
-        stage costs, (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth.
+        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w); bits: what each word costs, for each
+        stage (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth.
         Returns codes (groups * stages, h, w) int16.
         """
         _, h, w = x.shape
-        rest = self.rows(x[None])
-        codes = []
-        busy = torch.zeros(rest.shape[:2], dtype=torch.int64, device=x.device)
-        for words in self.words:
-            index = nearest_far(rest, words)
-            if words is self.words[-1]:
-                _, contexts, count, k = bits.shape
-                row = classes.flatten(1).long() * k
-                if contexts > 1:
-                    row += busy * (count * k)
-                flat = bits.flatten(1)
-                saved = torch.gather(flat, 1, row + index) - torch.gather(flat, 1, row)
-                index = quiet(rest, words, index, saved.mul_(error_per_bit))
-            rest = rest - pick(words, index)
-            busy |= (index != 0).long()
-            codes.append(index.to(torch.int16))
-        return torch.stack(codes, 1).reshape(-1, h, w)
+        rates = Rates(bits, classes.flatten(1).long())
+        codes = search(self.rows(x[None]), list(self.words), rates, x.new_tensor(error_per_bit))
+        return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
 
     def sum_words(self, codes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""

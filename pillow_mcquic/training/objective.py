@@ -20,7 +20,7 @@ from ..model.network import (
     log_energy,
     per_channel,
 )
-from ..model.quantiser import Codebooks, Quantiser, nearest, pick, quiet
+from ..model.quantiser import Codebooks, Quantiser, Rates, pick, search
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -36,11 +36,6 @@ def log_scale_to_class(log_scale: Tensor) -> Tensor:
 def student_nats(energy: Tensor, log_scale: Tensor, dim: int) -> Tensor:
     """Code length, up to a constant, of a vector of squared norm `energy` under a multivariate Student-t."""
     return (STUDENT_NU + dim) / 2 * torch.log1p(energy / (STUDENT_NU * torch.exp(2 * log_scale)))
-
-
-def interpolate(table: Tensor, at: Tensor, step: int, share: Tensor) -> Tensor:
-    """Entries of a flat table at `at` and, by `share`, at the same place one class up (`step` further)."""
-    return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + step), share)
 
 
 class BankTables(nn.Module):
@@ -65,7 +60,7 @@ class BankTables(nn.Module):
         """Quantise with gradients.
 
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
-        error_per_bit: what the last stage may lose to save a bit, (B,).
+        error_per_bit: the squared error that a saved bit is worth, (B,).
         Returns the quantised residuals (straight-through to the latent and to the codewords), the same
         rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
@@ -80,31 +75,26 @@ class BankTables(nn.Module):
         # the encoder feels the rate through the code length of the unquantised vector: value removed
         scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * c.detach()
         surrogate = student_nats((rows * rows).sum(-1), scale, dim)
-        nats = surrogate - surrogate.detach()
+        spent = (surrogate - surrogate.detach()).sum() / math.log(2)
 
-        rest, total, rounded = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
+        with torch.no_grad():
+            rates = Rates([table.detach() for table in bits], low, share.detach())
+            codes = search(rows, list(codebooks.words), rates, error_per_bit.repeat_interleave(h * w))
+        rates = Rates(bits, low, share)
+        total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
-        error_per_nat = (error_per_bit / math.log(2)).repeat_interleave(h * w)
-        for words, logits in zip(codebooks.words, self.logits, strict=True):
-            k = words.shape[1]
-            table = F.log_softmax(logits, -1).flatten(1)  # (groups, contexts * classes * K)
-            row = (low if logits.shape[1] == 1 else busy * (top + 1) + low) * k
-            with torch.no_grad():
-                index = nearest(rest, words)
-                if words is codebooks.words[-1]:
-                    saved = interpolate(table, row + index, k, share) - interpolate(table, row, k, share)
-                    index = quiet(rest, words, index, -saved * error_per_nat)
+        for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
             word = pick(words, index)
-            nats = nats - interpolate(table, row + index, k, share)
+            spent = spent + rates.of(stage, busy, index).sum()
             busy = busy | (index != 0).long()
-            rest = rest - word.detach()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
         commitment = ((total - rows) ** 2).sum()
         quantised = rows + (total - rows).detach() + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
         planes = codebooks.planes
-        return planes(quantised, B, (h, w)), planes(seen, B, (h, w)), nats.sum() / math.log(2), commitment
+        return planes(quantised, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
 
 
 class LevelTables(nn.Module):
