@@ -59,19 +59,23 @@ def check_bounds(*sums: float) -> None:
         raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
 
 
-def neighbourhood_product(weights: Tensor, padded: Tensor, bias: Tensor) -> Tensor:
-    """weight . (3x3 around each position) + bias: nine (outputs, C), (C, h+2, w+2), (outputs, N) -> (outputs, N)."""
+def neighbourhood_product(weights: Tensor, padded: Tensor) -> Tensor:
+    """weight . (3x3 around each position): (9 * outputs, C) by neighbour, (C, h+2, w+2) -> (outputs, h, w).
+
+    All nine products at every position first, then nine shifted sums: there are fewer outputs than inputs.
+    """
     h, w = padded.shape[1] - 2, padded.shape[2] - 2
-    total = bias.clone()
-    for i, weight in enumerate(weights):
+    products = (weights @ padded.flatten(1)).view(9, -1, h + 2, w + 2)
+    total = products[0, :, :h, :w].contiguous()
+    for i in range(1, 9):
         top, left = divmod(i, 3)
-        total += weight @ padded[:, top : top + h, left : left + w].reshape(-1, h * w)
+        total += products[i, :, top : top + h, left : left + w]
     return total
 
 
 def by_neighbour(weight: Tensor) -> Tensor:
-    """Columns in unfold's order (channel, row, column) -> one matrix for each of the nine neighbours."""
-    return weight.view(len(weight), -1, 9).permute(2, 0, 1).contiguous()
+    """Rows (outputs, 9 C) in unfold's order (channel, row, column) -> (9 * outputs, C), neighbour by neighbour."""
+    return weight.view(len(weight), -1, 9).permute(2, 0, 1).reshape(9 * len(weight), -1)
 
 
 def pad(x: Tensor) -> Tensor:
@@ -122,10 +126,8 @@ class IntegerClassNetwork:
             near = scaled((enter @ part.flatten(1)).add_(bias)).clamp_(0, ACTIVATION_MAX)
             near = near.view(-1, *part.shape[1:])
             centre = near[:, 1:-1, 1:-1]
-            total = neighbourhood_product(
-                neighbours, near, self.neighbours_bias.to(device)[:, None].expand(-1, centre[0].numel())
-            )
-            x = scaled(total).clamp_(min=0).view(centre.shape) + centre
+            total = neighbourhood_product(neighbours, near).add_(self.neighbours_bias.to(device)[:, None, None])
+            x = scaled(total).clamp_(min=0).add_(centre)
             strips.append(x.clamp_(max=ACTIVATION_MAX).int())
         return torch.cat(strips, 1)
 
@@ -154,10 +156,10 @@ class IntegerContextNetwork:
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Padded log energies (inputs, h+2, w+2), hidden input (width, h, w) -> fixed-point classes (groups, h, w)."""
         device = coarse.device
-        bias = coarse.flatten(1) * (PRODUCT_ONE // CLASS_ONE) + self.enter_bias.to(device)[:, None]
-        x = neighbourhood_product(self.enter.to(device), log_energy.to(torch.float64), bias)
+        x = neighbourhood_product(self.enter.to(device), log_energy.to(torch.float64))
+        x += coarse * (PRODUCT_ONE // CLASS_ONE) + self.enter_bias.to(device)[:, None, None]
         x = scaled(x).clamp_(0, ACTIVATION_MAX)
-        out = (self.leave.to(device) @ x).add_(self.leave_bias.to(device)[:, None])
+        out = (self.leave.to(device) @ x.flatten(1)).add_(self.leave_bias.to(device)[:, None])
         return out.view(-1, *coarse.shape[1:])
 
 
@@ -186,22 +188,18 @@ class Prior:
             for level in (1, 2, 3)
         }
 
-    def embed_bank(self, level: int, bank: int, codes: Tensor) -> Tensor:
-        """Codes of a bank (symbols, h, w) -> sums of integer embeddings (groups, h * w, dim) float64."""
-        tables = self.embeddings[level][bank]
-        groups, _, dim = tables[0].shape
-        mine = codes.reshape(groups, len(tables), -1).long()
-        total = torch.zeros(groups, mine.shape[2], dim, dtype=torch.float64, device=codes.device)
-        for s, table in enumerate(tables):
-            index = mine[:, s, :, None].expand(-1, -1, dim)
-            total += torch.gather(table.to(codes.device, torch.float64), 1, index)
-        return total
-
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        """Codes of a level (symbols, h, w) -> sums of integer embeddings (channels, h, w) float64."""
+        """Codes of level 2 or 3 (symbols, h, w) -> sums of integer embeddings (channels, h, w) float64."""
         _, h, w = codes.shape
-        parts = torch.split(codes, [bank.symbols for bank in self.config.banks(level)])
-        planes = [self.embed_bank(level, b, part).permute(0, 2, 1).reshape(-1, h, w) for b, part in enumerate(parts)]
+        planes, start = [], 0
+        for bank, stages in zip(self.config.banks(level), self.embeddings[level], strict=True):
+            mine = codes[start : start + bank.symbols].view(bank.groups, len(stages), h * w).long()
+            start += bank.symbols
+            total = torch.zeros(bank.groups, h * w, bank.dim, dtype=torch.float64, device=codes.device)
+            for s, table in enumerate(stages):
+                index = mine[:, s, :, None].expand(-1, -1, bank.dim)
+                total += torch.gather(table.to(codes.device, torch.float64), 1, index)
+            planes.append(total.permute(0, 2, 1).reshape(bank.groups * bank.dim, h, w))
         return torch.cat(planes)
 
     def log_energy(self, bank: int, codes: Tensor) -> Tensor:
@@ -209,10 +207,23 @@ class Prior:
 
         Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
         """
-        energy = self.embed_bank(1, bank, codes).square_().sum(-1)
-        mantissa, exponent = torch.frexp(energy.div_(EMBEDDING_SCALE**2).add_(1))
-        log = (exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))
-        return log.to(torch.int16).view(-1, *codes.shape[1:])
+        tables = self.embeddings[1][bank]
+        groups = len(tables[0])
+        mine = codes.view(groups, len(tables), -1)
+        # most vectors are all word 0: their energy is one number a group
+        g, at = (mine != 0).any(1).nonzero(as_tuple=True)
+        quiet = torch.stack([table[:, 0].double() for table in tables]).sum(0)
+        busy = torch.zeros(len(g), tables[0].shape[2], dtype=torch.float64, device=codes.device)
+        for s, table in enumerate(tables):
+            busy += table.to(codes.device)[g, mine[g, s, at].long()]
+
+        def log(words: Tensor) -> Tensor:
+            mantissa, exponent = torch.frexp(words.square().sum(-1) / EMBEDDING_SCALE**2 + 1)
+            return ((exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))).to(torch.int16)
+
+        result = log(quiet.to(codes.device))[:, None].expand(-1, mine.shape[2]).clone()
+        result[g, at] = log(busy)
+        return result.view(-1, *codes.shape[1:])
 
     def classes_3(self, quality: int, size: tuple[int, int]) -> Tensor:
         """Static classes (groups, *size) uint8."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512  # positions searched at once: the distances stay in the cache
@@ -79,8 +80,27 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
 
     The nearest word maximises <v, c> - |c|^2 / 2.
     """
-    ones = torch.ones_like(vectors[..., :1])
-    return largest_product(torch.cat([vectors, ones], 2), torch.cat([words, half_energy(words)], 2))
+    # a vector closer to word 0 than half the way to any other word needs no search, and most are
+    zero = words[:, :1]
+    clear = (words[:, 1:] - zero).square().sum(-1).min(1).values / 4
+    far = (vectors - zero).square().sum(-1) >= clear[:, None]
+    augmented = torch.cat([words, half_energy(words)], 2)
+    return search_far(far, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
+
+
+def search_far(far: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]) -> Tensor:
+    """`largest_product` for the vectors that `far` (groups, N) marks, word 0 for the others.
+
+    columns(g, at): the vectors of one group or all of them.  On CUDA picking vectors out costs more than it saves.
+    """
+    if far.device.type != "cpu":
+        return largest_product(columns(slice(None), slice(None)), words)
+    index = torch.zeros(far.shape, dtype=torch.int64)
+    for g in range(len(words)):
+        at = far[g].nonzero()[:, 0]
+        if len(at):
+            index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1])[0]
+    return index
 
 
 def half_energy(words: Tensor) -> Tensor:
@@ -123,7 +143,6 @@ class Rates:
         """
         row = self.row(stage, busy)
         bits = self.bits[stage].flatten(1, 2)  # (groups, tables, K)
-        index = torch.zeros_like(row)
         # Word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
         words_away = (words[:, 1:] - words[:, :1]).square().sum(-1).clamp(min=1e-9)[:, None]
         least = error_per_bit.min()
@@ -137,23 +156,19 @@ class Rates:
             reach = torch.minimum(reach, torch.gather(radius, 1, row + 1))
         far = (away >= reach) & where
         augmented = torch.cat([words, half_energy(words), bits.transpose(1, 2) / -2], 2)
-        error_per_bit = error_per_bit.expand(row.shape[1])
-        for g in range(len(words)):
-            at = far[g].nonzero()[:, 0]
-            if len(at) == 0:
-                continue
-            select = vectors.new_zeros(len(at), bits.shape[1])
-            weight = error_per_bit[at]
-            mine = row[g, at][:, None]
+        weight = error_per_bit.expand(row.shape)
+
+        def columns(g: int | slice, at: Tensor | slice) -> Tensor:
+            mine, share = row[g, at, None], weight[g, at, None]
+            select = vectors.new_zeros(*mine.shape[:-1], bits.shape[1])
             if self.share is None:
-                select.scatter_(1, mine, weight[:, None])
+                select.scatter_(-1, mine, share)
             else:
-                share = self.share[g, at]
-                select.scatter_(1, mine, (weight * (1 - share))[:, None])
-                select.scatter_(1, mine + 1, (weight * share)[:, None])
-            columns = torch.cat([vectors[g, at], torch.ones_like(weight)[:, None], select], 1)
-            index[g, at] = largest_product(columns[None], augmented[g : g + 1])[0]
-        return index
+                up = share * self.share[g, at, None]
+                select.scatter_(-1, mine, share - up).scatter_(-1, mine + 1, up)
+            return torch.cat([F.pad(vectors[g, at], (0, 1), value=1.0), select], -1)
+
+        return search_far(far, augmented, columns) * where
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit: Tensor) -> list[Tensor]:
