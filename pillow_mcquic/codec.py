@@ -138,7 +138,7 @@ class Engine:
         with self.torch.inference_mode(), self.networks():
 
             def run(window: Tensor) -> Tensor:
-                linear, features = model.analyse_pixels(window[None].float() / 255)
+                linear, features = model.analyse_pixels(window[None] * (1 / 255))
                 both: Tensor = self.torch.cat([linear[0], features[0].float()])
                 return both
 
@@ -161,7 +161,7 @@ class Engine:
             y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
 
             def analyse(window: Tensor) -> Tensor:
-                return model.analyse(window[None].float() / 255, q)[0]
+                return model.analyse(window[None] * (1 / 255), q)[0]
 
             def finish(window: Tensor) -> Tensor:
                 linear, features = window[None, : len(y1)], window[None, len(y1) :].to(self.dtype)

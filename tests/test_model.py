@@ -12,7 +12,17 @@ from torch import Tensor
 
 from pillow_mcquic import codec, weights
 from pillow_mcquic.model.cost import measure
-from pillow_mcquic.model.network import ClassNetwork, Config, ContextNetwork, Down, log_energy, shuffle, unshuffle
+from pillow_mcquic.model.network import (
+    ClassNetwork,
+    Config,
+    ContextNetwork,
+    Down,
+    from_patches,
+    log_energy,
+    shuffle,
+    to_patches,
+    unshuffle,
+)
 from pillow_mcquic.model.prior import (
     IntegerClassNetwork,
     IntegerContextNetwork,
@@ -51,6 +61,14 @@ def test_unshuffle_is_pixel_unshuffle_channels_last(step: int) -> None:
     assert torch.equal(there, F.pixel_unshuffle(x, step))
     assert there.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(shuffle(there, step), x)
+
+
+@pytest.mark.parametrize("step", [8, 16])
+def test_patches_hold_pixels_row_by_row(step: int) -> None:
+    x = torch.randn(2, 3, 32, 48)
+    patches = to_patches(x, step)
+    assert torch.equal(patches[1, 1, 0].view(step, step, 3), x[1, :, step : 2 * step, :step].permute(1, 2, 0))
+    assert torch.equal(from_patches(patches, step), x)
 
 
 @pytest.mark.parametrize(("size", "halved"), [((1, 1), (1, 1)), ((5, 4), (3, 2)), ((2, 7), (1, 4))])

@@ -119,6 +119,24 @@ def shuffle(x: Tensor, step: int) -> Tensor:
     return x.reshape(B, h * step, w * step, C // (step * step)).permute(0, 3, 1, 2)
 
 
+def to_patches(x: Tensor, step: int) -> Tensor:
+    """Pixels (B, 3, H, W) -> patches (B, H / step, W / step, step * step * 3), in the order (row, column, colour).
+
+    From channels-last pixels, as images lie in memory, this moves whole rows of a patch.
+    """
+    B, C, H, W = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(B, H // step, step, W // step, step * C).permute(0, 1, 3, 2, 4)
+    return x.reshape(B, H // step, W // step, step * step * C)
+
+
+def from_patches(x: Tensor, step: int) -> Tensor:
+    """The inverse of `to_patches`, channels-last."""
+    B, h, w, size = x.shape
+    row = size // step
+    x = x.reshape(B, h, w, step, row).permute(0, 1, 3, 2, 4)
+    return x.reshape(B, h * step, w * step, row // step).permute(0, 3, 1, 2)
+
+
 class Pointwise(nn.Module):
     """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
 
@@ -128,7 +146,10 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        B, _, h, w = x.shape
+        # as one matrix: of a window's rows torch would make a batch, with a copy of the weights for each
+        rows = x.permute(0, 2, 3, 1).reshape(B * h * w, -1)
+        return F.linear(rows, self.weight, self.bias).view(B, h, w, -1).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -344,10 +365,10 @@ class Model(nn.Module):
     def analyse_pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The part of the analysis that no quality changes: linear shortcut (B, n1, h, w) float32, and features."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
-            patches = unshuffle(x.float(), 16).permute(0, 2, 3, 1)
             offset = -(self.klt_analysis @ self.patch_mean)
-            linear = F.linear(patches, self.klt_analysis, offset).permute(0, 3, 1, 2)
-        return linear, self.analysis_down(self.analysis_8(unshuffle(x - 0.5, 8)))
+            linear = F.linear(to_patches(x.float(), 16), self.klt_analysis, offset).permute(0, 3, 1, 2)
+        patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
+        return linear, self.analysis_down(self.analysis_8(patches))
 
     def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """The rest of the analysis: both results of `analyse_pixels` -> y1 (B, n1, h, w) float32."""
@@ -391,13 +412,12 @@ class Model(nn.Module):
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""
         with torch.autocast(z1.device.type, enabled=False):
-            patches = F.linear(z1.float().permute(0, 2, 3, 1), self.klt_synthesis, self.patch_mean)
-            linear = shuffle(patches.permute(0, 3, 1, 2), 16)
-        normal = self.normal(z1)
-        t = self.synthesis_16(torch.cat([normal, features.to(normal.dtype)], 1))
+            rows = z1.float().permute(0, 2, 3, 1).contiguous()
+            linear = from_patches(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
+        t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
-        t = self.synthesis_head(self.synthesis_gain_8(t, quality))
-        return linear.add_(shuffle(t, 8))
+        t = self.synthesis_head(self.synthesis_gain_8(t, quality)).float()
+        return linear.add_(from_patches(t.permute(0, 2, 3, 1), 8))
 
     def banks(self, level: int) -> list[Codebooks]:
         """The codebooks of level 1, 2 or 3."""

@@ -72,7 +72,7 @@ def klt(photos: Sequence[NDArray[np.uint8]], channels: int, patches: int = 60000
     for i in range(patches):
         photo = photos[int(rng.integers(len(photos)))]
         top, left = (int(rng.integers(0, n - 15)) for n in photo.shape[:2])
-        rows[i] = photo[top : top + 16, left : left + 16].transpose(2, 0, 1).reshape(-1)
+        rows[i] = photo[top : top + 16, left : left + 16].reshape(-1)
     x = torch.from_numpy(rows) / 255
     mean = x.mean(0)
     x = (x - mean).double()
