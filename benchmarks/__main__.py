@@ -1,8 +1,10 @@
-"""`python -m benchmarks rd|speed`: figures on your own photos and machine."""
+"""`python -m benchmarks rd|speed|faults|crash|load|determinism`: figures on your own photos and machine."""
 
 from __future__ import annotations
 
 import argparse
+
+from . import trust
 
 
 def main() -> None:
@@ -18,11 +20,14 @@ def main() -> None:
     speed.add_argument("--megapixels", default="0.4,2,12,50")
     speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     speed.add_argument("--quality", type=float, default=4)
+    trust_commands = trust.add_commands(commands)
     args = parser.parse_args()
     if args.command == "rd":
         from .rd import run
-    else:
+    elif args.command == "speed":
         from .speed import run
+    else:
+        run = trust_commands[args.command]
     run(args)
 
 

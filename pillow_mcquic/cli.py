@@ -121,11 +121,16 @@ def png_text(options: dict[str, Any]) -> PngImagePlugin.PngInfo:
     return text
 
 
-def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], overwrite: bool, verb: str) -> int:
+def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.Namespace, verb: str) -> int:
     """Do every job, with a progress bar and a summary; exit status 1 if any failed."""
     from tqdm import tqdm
 
     failures: list[str] = []
+    if args.skip_existing:
+        every = len(jobs)
+        jobs = [(source, target) for source, target in jobs if not os.path.lexists(target)]
+        if len(jobs) < every:
+            print(f"skipped {every - len(jobs)} files that are there already")
     before = after = 0
     began = time.monotonic()
     taken: set[Path] = set()
@@ -133,7 +138,7 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], overwrite: bool
         try:
             if target.resolve() in taken:
                 raise FileExistsError(f"{target} is already the output of another input")
-            if os.path.lexists(target) and not overwrite:
+            if os.path.lexists(target) and not args.overwrite:
                 raise FileExistsError(f"{target} exists (use --overwrite)")
             if target.exists() and target.samefile(source):
                 raise ValueError("input and output are the same file")
@@ -171,7 +176,7 @@ def encode_command(args: argparse.Namespace) -> int:
             return write_whole(target, lambda file: image.save(file, "MCQ", **carried), args.overwrite)
 
     jobs = make_jobs(args, suffixes, ".mcq")
-    return run_jobs(jobs, work, args.overwrite, "encoded")
+    return run_jobs(jobs, work, args, "encoded")
 
 
 def readable_suffixes() -> frozenset[str]:
@@ -198,7 +203,7 @@ def decode_command(args: argparse.Namespace) -> int:
             return write_whole(target, lambda file: image.save(file, format, **carried), args.overwrite)
 
     jobs = make_jobs(args, frozenset({".mcq"}), suffix)
-    return run_jobs(jobs, work, args.overwrite, "decoded")
+    return run_jobs(jobs, work, args, "decoded")
 
 
 def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -> list[Job]:
@@ -339,7 +344,9 @@ def parser() -> argparse.ArgumentParser:
     for command, run in ((encode, encode_command), (decode, decode_command)):
         command.add_argument("inputs", nargs="+", metavar="IN", help="files, globs or folders")
         command.add_argument("-o", "--out", help="output file (one input) or folder; default: beside the input")
-        command.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        existing = command.add_mutually_exclusive_group()
+        existing.add_argument("--overwrite", action="store_true", help="replace files that exist")
+        existing.add_argument("--skip-existing", action="store_true", help="leave files that exist, do the rest")
         command.set_defaults(run=run)
     size = encode.add_mutually_exclusive_group()
     size.add_argument("-q", "--quality", type=float, help="1 (smallest) to 8 (best), default 4")

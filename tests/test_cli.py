@@ -63,6 +63,16 @@ def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixt
     assert (folder / "a.mcq").read_bytes()[:4] == b"\x8bMCQ"
 
 
+def test_a_run_that_was_stopped_can_be_repeated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.mcq").write_text("done before")
+    assert cli.main(["encode", "--skip-existing", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "skipped 1 files" in out
+    assert "encoded 1 of 1 files" in out
+    assert (folder / "a.mcq").read_text() == "done before"
+    assert (folder / "sub" / "b.mcq").exists()
+
+
 def test_a_failure_is_counted_and_the_rest_is_done(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

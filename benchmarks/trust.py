@@ -1,0 +1,270 @@
+"""Faults, kills, load and determinism: what the tests check in small, here at length and in numbers."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import hashlib
+import io
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import pillow_mcquic
+from pillow_mcquic import container
+
+PHOTO = Path(__file__).parent.parent / "tests" / "images" / "parrots.png"
+
+
+def photo() -> Image.Image:
+    with Image.open(PHOTO) as image:
+        return image.convert("RGB")
+
+
+def saved(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "MCQ", **options)
+    return buffer.getvalue()
+
+
+def opened(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.tobytes()
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def subjects() -> dict[str, bytes]:
+    """A small, a medium and an alpha file."""
+    alpha = photo().crop((300, 100, 364, 148)).convert("RGBA")
+    alpha.putalpha(alpha.convert("L"))
+    return {
+        "small": saved(photo().crop((300, 100, 340, 130)), quality=2),
+        "medium": saved(photo().crop((200, 100, 600, 400)), quality=4, comment=b"medium", dpi=(72, 72)),
+        "alpha": saved(alpha, quality=5, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
+    }
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    for at in range(len(data)):
+        yield data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+def cuts(data: bytes) -> Iterator[bytes]:
+    for length in range(len(data)):
+        yield data[:length]
+
+
+def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Bytes replaced, removed, inserted and repeated, one to eight times."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            at = rng.randrange(len(damaged) + 1)
+            match rng.randrange(4):
+                case 0:
+                    damaged[at : at + 1] = rng.randbytes(1)
+                case 1:
+                    del damaged[at : at + rng.randint(1, 9)]
+                case 2:
+                    damaged[at:at] = rng.randbytes(rng.randint(1, 9))
+                case 3:
+                    damaged[at:at] = damaged[at : at + rng.randint(1, 40)]
+        yield bytes(damaged)
+
+
+def restreamed(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Damaged code streams under right checksums: only the decoder itself can refuse these."""
+    rng = random.Random(seed)
+    parsed = container.read(io.BytesIO(data))
+    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
+    for _ in range(count):
+        streams = []
+        for stream in parsed.codes:
+            words = [stream[i : i + 4] for i in range(0, len(stream), 4)]  # another length is refused at once
+            for _ in range(rng.randint(0, 3)):
+                at = rng.randrange(len(words) + 1)
+                words[at : at + rng.randint(0, 2)] = [rng.randbytes(4)] * rng.randint(0, 2)
+            streams.append(b"".join(words))
+        yield container.write(parsed.header, (streams[0], streams[1], streams[2]), chunks)
+
+
+def outcome(data: bytes, picture: bytes) -> str:
+    try:
+        decoded = opened(data)
+    except Image.UnidentifiedImageError:
+        return "not an image"
+    except OSError as error:
+        return "OSError" if str(error) else "OSError without a word"
+    except Exception as error:  # this is what must not be
+        return f"ANYTHING ELSE: {type(error).__name__}"
+    return "same picture" if decoded == picture else "another picture"
+
+
+def faults(args: argparse.Namespace) -> None:
+    """Table of outcomes; "another picture" may only stand where the checksums were made right."""
+    print("| file | bytes | damage | tries | outcomes | slowest ms | peak MB grown |\n|---|---|---|---|---|---|---|")
+    for name, data in subjects().items():
+        picture = opened(data)
+        kinds: dict[str, Iterator[bytes]] = {
+            "every byte flipped": flips(data),
+            "every length cut": cuts(data),
+            "random mutations": mutations(data, args.mutations // 3, 1),
+            "streams, checksums right": restreamed(data, args.mutations // 30, 2),
+        }
+        for kind, damaged in kinds.items():
+            outcomes: Counter[str] = Counter()
+            slowest, before = 0.0, peak_mb()
+            for case in tqdm(damaged, desc=f"{name}: {kind}", leave=False):
+                began = time.perf_counter()
+                outcomes[outcome(case, picture)] += 1
+                slowest = max(slowest, time.perf_counter() - began)
+            told = ", ".join(f"{k} {v}" for k, v in sorted(outcomes.items()))
+            cells = [name, str(len(data)), kind, str(outcomes.total()), told, f"{1000 * slowest:.1f}"]
+            print("| " + " | ".join([*cells, f"{peak_mb() - before:.1f}"]) + " |", flush=True)
+    print("\n| hostile header | answer | ms | MB |\n|---|---|---|---|")
+    model = container.read(io.BytesIO(subjects()["small"])).header.model
+    for width, height, codes in ((1 << 27, 1 << 27, 1000), (60000, 60000, 20000), (1, 80_000_000, 160_000)):
+        header = container.Header(width, height, "RGB", 1024, model)
+        data = container.write(header, (bytes(codes), b"", b""), {})
+        began, before = time.perf_counter(), peak_mb()
+        try:
+            answer = str(len(opened(data)))
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        spent = 1000 * (time.perf_counter() - began)
+        print(f"| {width}x{height}, {len(data)} bytes | {answer[:90]} | {spent:.1f} | {peak_mb() - before:.1f} |")
+
+
+def crash(args: argparse.Namespace) -> None:
+    """SIGKILL `mcq encode` at random moments: nothing there is lost, nothing half is left, a rerun finishes."""
+    rng = random.Random(0)
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in"), Path(folder, "out")
+        source.mkdir()
+        for i in range(args.files):
+            photo().crop((16 * i, 8 * i, 16 * i + 300, 8 * i + 220)).save(source / f"{i:02}.png")
+        command = [sys.executable, "-m", "pillow_mcquic", "encode", str(source), "-o", str(target), "--skip-existing"]
+        began = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        whole = time.monotonic() - began
+        expected = {p.name: p.read_bytes() for p in target.iterdir()}
+        for _ in tqdm(range(args.kills)):
+            shutil.rmtree(target)
+            target.mkdir()
+            (target / "00.mcq").write_bytes(b"was here before")
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                time.sleep(rng.uniform(0, 1.1 * whole))
+                process.send_signal(signal.SIGKILL)
+            found = {p.name: p.read_bytes() for p in target.glob("*.mcq")}
+            outcomes["runs killed" if process.returncode == -signal.SIGKILL else "runs over before the kill"] += 1
+            outcomes["old file lost"] += found.pop("00.mcq") != b"was here before"
+            outcomes["half-written .mcq"] += sum(expected[name] != data for name, data in found.items())
+            outcomes["whole files found"] += len(found)
+            outcomes["temporary files left"] += len(list(target.glob(".mcq-*")))
+        subprocess.run(command, check=True, capture_output=True)
+        again = {p.name: p.read_bytes() for p in target.glob("*.mcq")}
+        outcomes["files wrong after the rerun"] = sum(
+            again.get(name) != data for name, data in expected.items() if name != "00.mcq"
+        )
+    print(f"one whole run takes {whole:.1f} s")
+    for name, count in outcomes.items():
+        print(f"{name}: {count}")
+
+
+def load(args: argparse.Namespace) -> None:
+    """Memory over many decodes in one process; threads against the serial result."""
+    files = [saved(photo().crop((i, i, i + 60 + 3 * i, i + 50 + 2 * i)), quality=1 + i % 8) for i in range(20)]
+    for data in files * 3:
+        opened(data)
+    marks = [resident_mb()]
+    for i in tqdm(range(args.decodes)):
+        opened(files[i % len(files)])
+        if (i + 1) % (args.decodes // 10) == 0:
+            marks.append(resident_mb())
+    slope = np.polyfit(np.arange(len(marks)), marks, 1)[0] * 10 / args.decodes * 1000
+    print(f"resident MB along {args.decodes} decodes: {', '.join(f'{m:.1f}' for m in marks)}")
+    print(f"slope {slope:.3f} MB per 1000 decodes")
+
+    def crop(i: int) -> Image.Image:
+        left, top = 7 * i % 600, 5 * i % 400
+        return photo().crop((left, top, left + 40 + i % 50, top + 30 + i % 40))
+
+    def both(i: int) -> str:
+        data = saved(crop(i), quality=1 + i % 8)
+        return hashlib.sha256(data + opened(data)).hexdigest()
+
+    serial = [both(i) for i in tqdm(range(args.images))]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for turn in range(args.threads_turns):
+            wrong = sum(a != b for a, b in zip(serial, pool.map(both, range(args.images)), strict=True))
+            print(f"8 threads, {args.images} images, turn {turn}: {wrong} differ from the serial result")
+
+
+def digests(folder: str, threads: int) -> None:
+    """Digest of the file of every picture of a folder at the default quality."""
+    import torch
+
+    torch.set_num_threads(threads)
+    for path in sorted(Path(folder).iterdir()):
+        with Image.open(path) as image:
+            print(path.name, hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest())
+
+
+def determinism(args: argparse.Namespace) -> None:
+    """Bytes of the same pictures from several processes, with one and two threads."""
+    if args.threads:
+        digests(args.images, args.threads)
+        return
+    results: dict[str, str] = {}
+    for name, threads in (("1 thread", 1), ("1 thread again", 1), ("2 threads", 2), ("2 threads again", 2)):
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "determinism",
+            "--images",
+            args.images,
+            "--threads",
+            str(threads),
+        ]
+        results[name] = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        same = results[name] == results["1 thread"]
+        print(f"{name}: {len(results[name].splitlines())} files, {'the same bytes' if same else 'OTHER BYTES'}")
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> dict[str, Callable[..., None]]:
+    faults_command = commands.add_parser("faults", help="outcomes of damaged files: a table")
+    faults_command.add_argument("--mutations", type=int, default=20_000)
+    crash_command = commands.add_parser("crash", help="kill `mcq encode` at random moments")
+    crash_command.add_argument("--kills", type=int, default=200)
+    crash_command.add_argument("--files", type=int, default=12)
+    load_command = commands.add_parser("load", help="memory over many decodes; threads against serial results")
+    load_command.add_argument("--decodes", type=int, default=10_000)
+    load_command.add_argument("--images", type=int, default=500)
+    load_command.add_argument("--threads-turns", type=int, default=1)
+    determinism_command = commands.add_parser("determinism", help="same bytes from every process and thread count")
+    determinism_command.add_argument("--images", required=True)
+    determinism_command.add_argument("--threads", type=int, default=0, help="only print digests, with so many threads")
+    return {"faults": faults, "crash": crash, "load": load, "determinism": determinism}
