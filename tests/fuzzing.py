@@ -1,0 +1,47 @@
+"""What the fuzzer (`benchmarks/fuzz.py`) runs, and the tests replay on the inputs it kept.
+
+The first byte of an input says what the rest is: the bytes of a file, or the parts of one whose checksums are then
+made right, so that the decoder itself is reached.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+
+from pillow_mcquic import codec, container, weights
+
+
+def whole_file(data: bytes) -> bytes:
+    """A file with right checksums from fuzzed parts: header fields, code streams, alpha, metadata."""
+    fields, rest = data[:8].ljust(8, b"\0"), data[8:]
+    mode = container.MODES[1 + fields[0] % 4]
+    width, height = 1 + fields[1] % 96, 1 + fields[2] % 96
+    quality = 256 + struct.unpack_from("<H", fields, 3)[0] % 1793
+    cuts = sorted(rest_at * 4 // 256 * len(rest) // 4 for rest_at in fields[5:8])
+    parts = [rest[a:b] for a, b in zip([0, *cuts], [*cuts, len(rest)], strict=True)]
+    streams = [part[: len(part) // 4 * 4] for part in parts[:3]]
+    chunks = {container.COMMENT: parts[3][:20]}
+    if mode.endswith("A"):
+        chunks[container.ALPHA] = parts[3] if fields[0] & 64 else codec.pack_alpha(np.zeros((height, width), "u1"))
+    header = container.Header(width, height, mode, quality, weights.default_id())
+    return container.write(header, (streams[0], streams[1], streams[2]), chunks)
+
+
+def one_input(data: bytes) -> None:
+    """Decode one input; every exception that is not of the documented kinds passes through."""
+    if not data:
+        return
+    file = data[1:] if data[0] % 2 else whole_file(data[1:])
+    try:
+        parsed = container.read(io.BytesIO(file))
+        codec.check_size(parsed.header)
+        pixels = codec.decode_file(parsed)
+    except (container.NotMcqError, OSError) as error:
+        if not str(error):
+            raise AssertionError("an error without a word") from error
+        return
+    if pixels.shape[:2] != (parsed.header.height, parsed.header.width):
+        raise AssertionError(f"{pixels.shape} is not the size the header has")
