@@ -12,8 +12,14 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
     rd.add_argument("--images", required=True, help="folder of lossless images")
-    rd.add_argument("--codecs", default="mcq,jpeg,webp,avif", help="comma-separated (default: all four)")
-    rd.add_argument("--json", help="write every single measurement here")
+    rd.add_argument(
+        "--codecs",
+        default="mcq,jpeg,webp,avif",
+        help="of mcq, jpeg, webp, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 (default: the first four)",
+    )
+    rd.add_argument("--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)")
+    rd.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
+    rd.add_argument("--csv", help="write every single measurement here")
     rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
     speed = commands.add_parser("speed", help="seconds per megapixel, share of each stage, peak memory")
     speed.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")

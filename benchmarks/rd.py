@@ -1,48 +1,114 @@
-"""Rate and distortion of real files through Pillow, and BD-rates between codecs."""
+"""Rate and distortion of real files beside other codecs, and BD-rates between them.
+
+Every measurement is a row (image, codec, setting) in a JSON-lines file and is never made twice: an interrupted run
+continues, another codec or image adds its rows.
+"""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import hashlib
+import importlib.util
 import io
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 from tqdm import tqdm
 
 import pillow_mcquic  # noqa: F401  (registers the format)
+from pillow_mcquic import weights
 
-# codec: Pillow format, save options that stay, settings from small to large files
-CODECS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
-    "mcq": ("MCQ", {}, [1, 2, 3, 4, 5, 6, 7, 8]),
-    "jpeg": (
+Pixels = NDArray[np.uint8]
+Row = dict[str, Any]
+METRICS = {"psnr": "PSNR (dB)", "msssim": "MS-SSIM (dB)", "ssimulacra2": "SSIMULACRA2"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """One way to make files: `encode` an image at a setting, `decode` the bytes; settings from small to large files."""
+
+    settings: tuple[float, ...]
+    encode: Callable[[Image.Image, float], bytes]
+    decode: Callable[[bytes], Pixels]
+    version: str
+
+
+def pillow(format: str, settings: Iterable[float], option: str = "quality", **options: Any) -> Codec:
+    """A format Pillow writes and reads; the setting is its option `option`."""
+
+    def encode(image: Image.Image, setting: float) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, format, **{**options, option: [setting] if option == "quality_layers" else setting})
+        return buffer.getvalue()
+
+    def decode(data: bytes) -> Pixels:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    version = weights.DEFAULT_ID if format == "MCQ" else f"pillow {PIL.__version__}"
+    return Codec(tuple(settings), encode, decode, f"{version} {sorted(options.items())}")
+
+
+def jpeg_xl() -> Codec:
+    """JPEG XL, effort 7, by distance (imagecodecs)."""
+    import imagecodecs
+
+    return Codec(
+        (15, 10, 7, 5, 3.5, 2.5, 1.7, 1.2, 0.8, 0.5),
+        lambda image, distance: imagecodecs.jpegxl_encode(np.asarray(image), distance=distance, effort=7),
+        imagecodecs.jpegxl_decode,
+        f"imagecodecs {imagecodecs.__version__}",
+    )
+
+
+def heic() -> Codec:
+    """HEIC (x265) through pillow-heif."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return pillow("HEIF", (10, 20, 28, 36, 44, 52, 60, 68, 76, 84))
+
+
+AVIF = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
+CODECS: dict[str, Callable[[], Codec]] = {
+    "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
+    "jpeg": lambda: pillow(
         "JPEG",
-        {"optimize": True, "progressive": True, "subsampling": "4:2:0"},
-        [4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93],
+        (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93),
+        optimize=True,
+        progressive=True,
+        subsampling="4:2:0",
     ),
-    "webp": ("WEBP", {"method": 6}, [1, 5, 10, 20, 30, 45, 60, 75, 82, 88, 93]),
-    "avif": ("AVIF", {"speed": 6, "subsampling": "4:2:0"}, [10, 20, 28, 36, 44, 52, 60, 68, 76, 84]),
-    "avif-psnr": (
-        "AVIF",
-        {"speed": 6, "subsampling": "4:2:0", "advanced": {"tune": "psnr"}},
-        [10, 20, 28, 36, 44, 52, 60, 68, 76, 84],
+    "webp": lambda: pillow("WEBP", (1, 5, 10, 20, 30, 45, 60, 75, 82, 88, 93), method=6),
+    "avif": lambda: pillow("AVIF", AVIF, speed=6, subsampling="4:2:0"),
+    "avif-s2": lambda: pillow("AVIF", AVIF, speed=2, subsampling="4:2:0"),
+    "avif-psnr": lambda: pillow("AVIF", AVIF, speed=6, subsampling="4:2:0", advanced={"tune": "psnr"}),
+    "jpegxl": jpeg_xl,
+    "heic": heic,
+    "jpeg2000": lambda: pillow(
+        "JPEG2000", (24, 26, 28, 30, 32, 34, 36, 38, 40), "quality_layers", quality_mode="dB", irreversible=True
     ),
 }
-METRICS = ("psnr", "msssim")
 
 
-def psnr(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+def psnr(a: Pixels, b: Pixels) -> float:
     """dB, over all samples."""
     mse = float(np.square(a.astype(np.float64) - b).mean())
     return 10 * math.log10(255**2 / max(mse, 1e-10))
 
 
-def msssim(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+def msssim(a: Pixels, b: Pixels) -> float:
     """Multi-scale SSIM over RGB as -10 log10(1 - x), dB."""
     import torch
     from pytorch_msssim import ms_ssim
@@ -51,14 +117,46 @@ def msssim(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return -10 * math.log10(max(1e-10, 1 - float(ms_ssim(x, y, data_range=255))))
 
 
-def measure(image: Image.Image, format: str, options: dict[str, Any]) -> dict[str, float]:
-    """Save, reopen, compare."""
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    with Image.open(buffer) as reopened:
-        a, b = np.asarray(image), np.asarray(reopened.convert("RGB"))
-    bpp = 8 * len(buffer.getvalue()) / (image.width * image.height)
-    return {"bpp": bpp, "psnr": psnr(a, b), "msssim": msssim(a, b)}
+def ssimulacra2(a: Pixels, b: Pixels) -> float:
+    """SSIMULACRA2: 90 and more is hard to tell from the original, 50 medium quality, below 0 very low."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    files = [io.BytesIO(), io.BytesIO()]
+    for pixels, file in zip((a, b), files, strict=True):
+        Image.fromarray(pixels).save(file, "BMP")
+    return float(compute_ssimulacra2(*files))
+
+
+MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"psnr": psnr, "msssim": msssim, "ssimulacra2": ssimulacra2}
+
+
+class Rows:
+    """The measurements made so far, kept in a file of one JSON object a line."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str, float], Row] = {}
+        if path and path.exists():
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                self.rows[row["digest"], row["version"], row["setting"]] = row
+
+    def get(self, image: Image.Image, name: str, digest: str, codec: Codec, setting: float, metrics: list[str]) -> Row:
+        """The row of one file, measured now where it, or a metric of it, is missing."""
+        key = digest, f"{name} {codec.version}", setting
+        row = self.rows.get(key, {})
+        missing = [metric for metric in metrics if metric not in row]
+        if missing:
+            data = codec.encode(image, setting)
+            a, b = np.asarray(image), codec.decode(data)
+            figures = {metric: MEASURES[metric](a, b) for metric in missing}
+            bpp = 8 * len(data) / (image.width * image.height)
+            row = {**row, "digest": digest, "version": key[1], "setting": setting, "bpp": bpp, **figures}
+            self.rows[key] = row
+            if self.path:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+        return {**row, "codec": name}
 
 
 def bd_rate(anchor: list[tuple[float, float]], test: list[tuple[float, float]]) -> float:
@@ -77,64 +175,87 @@ def bd_rate(anchor: list[tuple[float, float]], test: list[tuple[float, float]]) 
     return math.exp(float(np.trapezoid(t(x) - a(x), x)) / (high - low)) - 1
 
 
-def means(rows: list[dict[str, Any]], codec: str) -> list[dict[str, float]]:
+def means(rows: list[Row], codec: str, metrics: list[str]) -> list[dict[str, float]]:
     """One row per setting: the mean over images of every figure."""
     settings = list(dict.fromkeys(r["setting"] for r in rows if r["codec"] == codec))
     table = []
     for setting in settings:
         mine = [r for r in rows if r["codec"] == codec and r["setting"] == setting]
-        table.append({"setting": setting, **{k: float(np.mean([r[k] for r in mine])) for k in ("bpp", *METRICS)}})
+        table.append({"setting": setting, **{k: float(np.mean([r[k] for r in mine])) for k in ("bpp", *metrics)}})
     return table
 
 
+def monotone(rows: list[Row], metrics: list[str]) -> list[str]:
+    """Where a figure of mcq does not rise with quality, image by image."""
+    found = []
+    for name in dict.fromkeys(r["image"] for r in rows):
+        mine = [r for r in rows if r["image"] == name and r["codec"] == "mcq"]
+        for lower, upper in itertools.pairwise(mine):
+            found += [f"{name}: {f} at {upper['setting']:g}" for f in ("bpp", *metrics) if upper[f] <= lower[f]]
+    return found
+
+
 def run(args: argparse.Namespace) -> None:
-    """Measure, print tables and BD-rates (curves of means over images), write JSON and a plot if asked."""
+    """Measure, print tables and BD-rates (curves of means over images), write CSV and a plot if asked."""
     paths = sorted(p for p in Path(args.images).iterdir() if p.suffix.lower() in (".png", ".tif", ".bmp", ".webp"))
-    codecs = args.codecs.split(",")
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(paths) * sum(len(CODECS[c][2]) for c in codecs), unit="file") as bar:
+    codecs = {name: CODECS[name]() for name in args.codecs.split(",")}
+    metrics = args.metrics.split(",")
+    if "ssimulacra2" in metrics and not importlib.util.find_spec("ssimulacra2"):
+        raise SystemExit("SSIMULACRA2 needs `pip install ssimulacra2` (or leave it out of --metrics)")
+    cache, rows = Rows(Path(args.rows) if args.rows else None), list[Row]()
+    with tqdm(total=len(paths) * sum(len(c.settings) for c in codecs.values()), unit="file") as bar:
         for path in paths:
             with Image.open(path) as opened:
                 image = opened.convert("RGB")
-            for codec in codecs:
-                format, options, settings = CODECS[codec]
-                for setting in settings:
-                    figures = measure(image, format, {**options, "quality": setting})
-                    rows.append({"image": path.name, "codec": codec, "setting": setting, **figures})
+            digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+            for name, codec in codecs.items():
+                for setting in codec.settings:
+                    row = cache.get(image, name, digest, codec, setting, metrics)
+                    rows.append({"image": path.name, **row})
                     bar.update()
-    for codec in codecs:
-        print(f"\n{codec} over {len(paths)} images\n| quality | bpp | PSNR dB | MS-SSIM dB |\n|---|---|---|---|")
-        for row in means(rows, codec):
-            print(f"| {row['setting']} | {row['bpp']:.4f} | {row['psnr']:.3f} | {row['msssim']:.3f} |")
+    for name in codecs:
+        heads = " | ".join(METRICS[m] for m in metrics)
+        print(f"\n{name} over {len(paths)} images\n| setting | bpp | {heads} |\n|{'---|' * (2 + len(metrics))}")
+        for mean in means(rows, name, metrics):
+            print(
+                f"| {mean['setting']:g} | {mean['bpp']:.4f} | " + " | ".join(f"{mean[m]:.3f}" for m in metrics) + " |"
+            )
     if "mcq" in codecs:
-        print("\nBD-rate of mcq\n| against | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
-        for anchor in (c for c in codecs if c != "mcq"):
+        heads = " | ".join(METRICS[m] for m in metrics)
+        print(f"\nBD-rate of mcq\n| against | {heads} |\n|---|{'---|' * len(metrics)}")
+        for anchor in (name for name in codecs if name != "mcq"):
             cells = []
-            for metric in METRICS:
-                curves = [[(r["bpp"], r[metric]) for r in means(rows, c)] for c in (anchor, "mcq")]
+            for metric in metrics:
+                curves = [[(r["bpp"], r[metric]) for r in means(rows, c, metrics)] for c in (anchor, "mcq")]
                 cells.append(f"{100 * bd_rate(*curves):+.1f} %")
             print(f"| {anchor} | " + " | ".join(cells) + " |")
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=0))
+        falls = monotone(rows, metrics)
+        print(f"\nfigures that do not rise with quality on an image: {'; '.join(falls) or 'none'}")
+    if args.csv:
+        columns = ["image", "codec", "setting", "bpp", *metrics]
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
     if args.plot:
-        plot(rows, codecs, args.plot)
+        plot(rows, list(codecs), metrics, args.plot)
 
 
-def plot(rows: list[dict[str, Any]], codecs: list[str], path: str) -> None:
-    """PSNR and MS-SSIM against bits per pixel."""
+def plot(rows: list[Row], codecs: list[str], metrics: list[str], path: str) -> None:
+    """Every metric against bits per pixel."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
-    for axis, metric, name in zip(axes, METRICS, ("PSNR (dB)", "MS-SSIM (dB)"), strict=True):
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4.5), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
         for codec in codecs:
-            table = [r for r in means(rows, codec) if r["bpp"] < 1.6]
+            table = [r for r in means(rows, codec, metrics) if r["bpp"] < 1.6]
             axis.plot([r["bpp"] for r in table], [r[metric] for r in table], "o-", ms=3, label=codec)
         axis.set_xlabel("bits per pixel")
-        axis.set_ylabel(name)
+        axis.set_ylabel(METRICS[metric])
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0][0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
