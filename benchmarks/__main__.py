@@ -1,4 +1,4 @@
-"""`python -m benchmarks rd|speed|faults|crash|load|determinism`: figures on your own photos and machine."""
+"""`python -m benchmarks rd|speed|faults|crash|load|workers|determinism`: figures on your own photos and machine."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import io
+import multiprocessing
 import os
 import random
 import resource
@@ -222,6 +223,84 @@ def load(args: argparse.Namespace) -> None:
             print(f"8 threads, {args.images} images, turn {turn}: {wrong} differ from the serial result")
 
 
+class Files:
+    """A map-style dataset: the sum of the samples of each `.mcq` file."""
+
+    def __init__(self, files: list[bytes]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> int:
+        import pillow_mcquic  # noqa: F401
+
+        return sum(opened(self.files[index]))
+
+
+def one_loader(method: str, count: int, warm: bool) -> None:
+    """One row of the matrix, in a process of its own."""
+    from torch.utils.data import DataLoader
+
+    files = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+    if warm:
+        opened(files[0])
+    loader = DataLoader(
+        Files(files), 5, num_workers=count, multiprocessing_context=method if count else None, timeout=90 * (count > 0)
+    )
+    print(sum(int(batch.sum()) for batch in loader))
+
+
+def prefork(files: list[bytes], children: int) -> list[int]:
+    """As servers do it: the parent loads and decodes, then forks; every child decodes in two threads."""
+    opened(files[0])
+    pids = []
+    for _ in range(children):
+        pid = os.fork()
+        if pid == 0:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                good = all(len(pixels) for pixels in pool.map(opened, files))
+            os._exit(0 if good else 1)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def workers(args: argparse.Namespace) -> None:
+    """Data loaders: start method x workers x warmed parent or not; a process pool; a preforking server."""
+    if args.one:
+        method, count, warm = args.one.split(",")
+        one_loader(method, int(count), warm == "warm")
+        return
+    files = [saved(photo().crop((9 * i, 7 * i, 9 * i + 90, 7 * i + 70))) for i in range(20)]
+    expected = sum(sum(opened(data)) for data in files)
+    text = "\n".join(data.hex() for data in files)
+    print("| start method | workers | parent | seconds | sum of samples against the parent's |\n|---|---|---|---|---|")
+    for method in ("fork", "spawn", "forkserver"):
+        for count in (0, 2, 4):
+            for warm in ("cold", "warm"):
+                command = [sys.executable, "-m", "benchmarks", "workers", "--one", f"{method},{count},{warm}"]
+                began = time.monotonic()
+                try:
+                    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=True)
+                    answer = f"{int(done.stdout) / expected - 1:+.1e}"
+                except (subprocess.SubprocessError, ValueError) as error:
+                    answer = f"FAILED: {error}"
+                print(f"| {method} | {count} | {warm} | {time.monotonic() - began:.1f} | {answer} |", flush=True)
+    for method in ("fork", "spawn", "forkserver"):
+        began = time.monotonic()
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(4, mp_context=context) as pool:
+            lengths = list(pool.map(opened_length, files, timeout=120))
+        print(f"process pool, {method}: {len(lengths)} of {len(files)} decoded in {time.monotonic() - began:.1f} s")
+    print(f"prefork server, 4 children: exit codes {prefork(files, 4)}")
+
+
+def opened_length(data: bytes) -> int:
+    import pillow_mcquic  # noqa: F401
+
+    return len(opened(data))
+
+
 def digests(folder: str, threads: int) -> None:
     """Digest of the file of every picture of a folder at the default quality."""
     import torch
@@ -264,7 +343,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     load_command.add_argument("--decodes", type=int, default=10_000)
     load_command.add_argument("--images", type=int, default=500)
     load_command.add_argument("--threads-turns", type=int, default=1)
+    workers_command = commands.add_parser("workers", help="data loaders, pools and preforked servers")
+    workers_command.add_argument("--one", help=argparse.SUPPRESS)
     determinism_command = commands.add_parser("determinism", help="same bytes from every process and thread count")
     determinism_command.add_argument("--images", required=True)
     determinism_command.add_argument("--threads", type=int, default=0, help="only print digests, with so many threads")
-    return {"faults": faults, "crash": crash, "load": load, "determinism": determinism}
+    return {"faults": faults, "crash": crash, "load": load, "workers": workers, "determinism": determinism}
