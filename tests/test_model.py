@@ -239,12 +239,18 @@ def test_integer_context_network_follows_the_float_one() -> None:
         network.leave.bias.normal_()
     energy = torch.randint(0, 3000, (5, 7, 9)).double()
     coarse = torch.randn(8, 7, 9).double()
-    integer = IntegerContextNetwork(export_context_network(network))
+    integer = IntegerContextNetwork(export_context_network(network), largest=2.0**30)
     exact = integer(pad(energy), torch.round(coarse * 2**18)) / 2**18
     with torch.no_grad():
         real = network.double()(energy[None] / 256, coarse[None])[0]
     assert (exact - real).abs().max() < 0.2  # weights have 12 fractional bits
     assert real.abs().max() > 5
+
+
+def test_context_network_beyond_exact_sums_is_refused() -> None:
+    tensors = export_context_network(ContextNetwork(5, 6, 8))
+    with pytest.raises(ValueError, match="beyond exact"):
+        IntegerContextNetwork(tensors, largest=2.0**52)
 
 
 def test_pad_replicates_edges() -> None:

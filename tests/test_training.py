@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt
 from pillow_mcquic.training.export import export
+from pillow_mcquic.training.objective import Objective, new_objective
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import train
+from pillow_mcquic.training.train import lambdas, train
 
 SETTINGS = """
 steps = 6
@@ -138,6 +140,48 @@ def test_exported_model_codes_pictures(
     assert psnr(from_bytes(data), small) > 20
     monkeypatch.delenv("PILLOW_MCQUIC_MODEL")
     assert psnr(from_bytes(data), small) > 20  # found by the id in the file
+
+
+def fresh(settings: Settings) -> Objective:
+    channels = sum(bank.groups * bank.dim for bank in settings.model.level1)
+    unit = torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels)
+    return new_objective(settings.model, unit, lambdas(settings, torch.arange(1.0, 9.0)), settings.lambda_reference)
+
+
+def test_a_run_starts_from_weights_alone(checkpoint: Path, photos: Path, settings: Settings, tmp_path: Path) -> None:
+    """All that a checkpoint's objective knows is in the weights file, up to rounding."""
+    path = export(checkpoint, tmp_path, str(photos), val_folder=None, crops=4)
+    from_checkpoint, from_weights = fresh(settings), fresh(settings)
+    assert start.adopt(from_checkpoint, *start.read(checkpoint)) == []
+    assert start.adopt(from_weights, *start.read(path)) == []
+    for (name, a), b in zip(from_checkpoint.state_dict().items(), from_weights.state_dict().values(), strict=True):
+        if "logits" not in name and "bias" not in name:  # tables are counted anew, biases of integer networks merged
+            assert torch.allclose(a, b, rtol=1e-3, atol=2e-3), name
+    embedding, quality = torch.randn(1, 96, 4, 4), torch.tensor([4.3])
+    classes = [o.class_network_1(embedding, quality) for o in (from_checkpoint, from_weights)]
+    assert torch.allclose(*classes, atol=0.02)
+
+
+def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) -> None:
+    """Groups of four become groups of two: a new group has the classes of the group its channels were in."""
+    import dataclasses
+
+    banks = list(settings.model.level1)
+    assert banks[2].dim == 4
+    halves = dataclasses.replace(banks[2], groups=2 * banks[2].groups, dim=2)
+    other = dataclasses.replace(
+        settings, model=dataclasses.replace(settings.model, level1=(*banks[:2], halves, *banks[3:]))
+    )
+    objective = fresh(other)
+    state, config = start.read(checkpoint)
+    partial = start.adopt(objective, state, config)
+    assert "model.klt_analysis" not in partial
+    assert "model.quantiser1.banks.2.words.0" in partial
+    theirs, mine = state["class_network_1.class_bias"], objective.class_network_1.class_bias
+    before = banks[0].groups + banks[1].groups
+    assert torch.equal(mine[:, : before + 1], theirs[:, : before + 1])
+    assert torch.equal(mine[:, before + 1], theirs[:, before])
+    assert torch.equal(mine[:, before + 2 * banks[2].groups], theirs[:, before + banks[2].groups])
 
 
 def test_command_line_trains(photos: Path, tmp_path: Path) -> None:

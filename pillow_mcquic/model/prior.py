@@ -25,7 +25,7 @@ CLASS_ONE = PRODUCT_ONE // int(ClassNetwork.SCALE_OUT)
 ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
-LOG_ENERGY_MAX = 64 * ACTIVATION_ONE  # more than 2^53 has
+LOG_ENERGY_MAX = 53 * ACTIVATION_ONE  # of a number that float64 holds exactly
 EXACT = 1 << 53
 STRIP = 4096  # positions computed at once
 
@@ -106,10 +106,11 @@ class IntegerClassNetwork:
         # a row for each of the four finer positions of each output
         self.leave = leave.view(-1, 4, leave.shape[1])
         self.leave_bias = leave_bias.view(-1, 4)
+        self.largest = worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max())
         check_bounds(
             worst(self.enter, self.hidden_bias, EMBEDDING_MAX),
             worst(neighbours, self.neighbours_bias, ACTIVATION_MAX),
-            worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max()),
+            self.largest,
         )
 
     def hidden(self, embedding: Tensor, quality: int) -> Tensor:
@@ -141,16 +142,16 @@ class IntegerClassNetwork:
 
 
 class IntegerContextNetwork:
-    """`network.ContextNetwork` in integers."""
+    """`network.ContextNetwork` in integers; `largest` bounds what comes in from the class network."""
 
     NAMES = ("enter.weight", "enter.bias", "leave.weight", "leave.bias")
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], largest: float) -> None:
         enter, self.enter_bias, self.leave, self.leave_bias = (tensors[name].to(torch.float64) for name in self.NAMES)
         self.enter = by_neighbour(enter)
         check_bounds(
-            worst(enter, self.enter_bias, LOG_ENERGY_MAX) + PRODUCT_ONE * float(1 << 20),
-            worst(self.leave, self.leave_bias, ACTIVATION_MAX) + CLASS_ONE * float(1 << 20),
+            worst(enter, self.enter_bias, LOG_ENERGY_MAX) + largest * (PRODUCT_ONE // CLASS_ONE),
+            worst(self.leave, self.leave_bias, ACTIVATION_MAX) + largest,
         )
 
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
@@ -179,7 +180,10 @@ class Prior:
         self.static = tensors["prior.class_3"]
         self.network_1 = IntegerClassNetwork(under("prior.network_1."))
         self.network_2 = IntegerClassNetwork(under("prior.network_2."))
-        self.contexts = [IntegerContextNetwork(under(f"prior.context_{b}.")) for b in range(1, len(config.level1))]
+        largest = self.network_1.largest
+        self.contexts = [
+            IntegerContextNetwork(under(f"prior.context_{b}."), largest) for b in range(1, len(config.level1))
+        ]
         self.embeddings = {
             level: [
                 [tensors[f"prior.embedding_{level}.{b}.{s}"] for s in range(len(bank.stages))]
@@ -279,7 +283,6 @@ def fixed_bias(x: Tensor, one: int) -> Tensor:
 
 def export_class_network(network: ClassNetwork) -> dict[str, Tensor]:
     """The integer tensors of a trained class network, by `IntegerClassNetwork.NAMES`."""
-
     return {
         "enter.weight": fixed_weight(network.enter.weight),
         "neighbours.weight": fixed_weight(network.neighbours.weight),

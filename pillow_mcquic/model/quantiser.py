@@ -139,7 +139,7 @@ class Rates:
     ) -> Tensor:
         """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (groups, N, dim).
 
-        Only `where` (groups, N) is true; word 0 elsewhere.
+        `where` (groups, N) says which vectors need one; the others get word 0.
         """
         row = self.row(stage, busy)
         bits = self.bits[stage].flatten(1, 2)  # (groups, tables, K)

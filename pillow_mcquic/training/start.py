@@ -69,7 +69,8 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
                 partial.append(name)
                 continue
             tensor = source[name]
-            if name.startswith("class_network_1.") and name.split(".")[1] in ("leave", "class_bias"):
+            of_groups = name.startswith("class_network_1.") and name.split(".")[1] in ("leave", "class_bias")
+            if of_groups and layout.level1 != config.level1:
                 tensor = regroup(name, tensor, layout.level1, config.level1)
             if name.startswith(("model.quantiser1.", "tables_1.")):
                 mine, other = (c.level1[int(name.split(".banks.")[1].split(".")[0])] for c in (layout, config))
