@@ -1,0 +1,81 @@
+"""The six names every codec has in imagecodecs: mcq_encode, mcq_decode, mcq_check, mcq_version, MCQ, McqError.
+
+imagecodecs.imwrite("x.mcq", pixels, codec=mcq_encode, level=5)
+imagecodecs.imread("x.mcq", codec=mcq_decode)
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import container
+from . import stack
+
+
+class McqError(RuntimeError):
+    """What is wrong with the data or the arguments."""
+
+
+class MCQ:
+    """Constants of the codec."""
+
+    available = True
+    LEVEL_MIN = 1.0
+    LEVEL_MAX = 8.0
+    LEVEL_DEFAULT = 4.0
+
+
+def mcq_version() -> str:
+    """Name and version."""
+    return f"pillow_mcquic {version('pillow_mcquic')}"
+
+
+def mcq_check(data: bytes, /) -> bool:
+    """Whether data begin like an `.mcq` file."""
+    return bytes(data[: len(container.MAGIC)]) == container.MAGIC
+
+
+def mcq_encode(data: Any, /, level: float | None = None, *, out: Any = None, **options: Any) -> Any:
+    """Encode uint8 pixels (H, W), (H, W, 1..4) or a stack (N, H, W, 1..4).
+
+    level: quality, 1 to 8 (default 4); other options as of `pillow_mcquic.encode`.  out: None, or a writable
+    buffer, of which the part that was filled is returned.  Raises McqError.
+    """
+    if level is not None:
+        options["quality"] = level
+    try:
+        encoded = stack.encode(np.asarray(data), **options)
+    except ValueError as error:
+        raise McqError(str(error)) from error
+    if out is None:
+        return encoded
+    if isinstance(out, int):  # imagecodecs: the number of bytes expected at most
+        if len(encoded) > out:
+            raise McqError(f"{len(encoded)} bytes do not fit into {out}")
+        return encoded
+    buffer = memoryview(out).cast("B")
+    if len(encoded) > len(buffer):
+        raise McqError(f"{len(encoded)} bytes do not fit into an output of {len(buffer)}")
+    buffer[: len(encoded)] = encoded
+    return buffer[: len(encoded)]
+
+
+def mcq_decode(data: Any, /, index: int | None = None, *, out: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    """Decode to uint8 pixels of the shape that was encoded, but (H, W) for (H, W, 1); index: of a picture in a stack.
+
+    out: None, or an array of that shape to write to.  Raises McqError.
+    """
+    try:
+        pixels = stack.decode(bytes(data), index)
+    except (OSError, ValueError, IndexError) as error:
+        raise McqError(str(error)) from error
+    if out is None:
+        return pixels
+    if out.dtype != np.uint8 or out.size != pixels.size:
+        raise McqError(f"out must be uint8 of shape {pixels.shape}, got {out.dtype} {out.shape}")
+    out[...] = pixels.reshape(out.shape)
+    return out

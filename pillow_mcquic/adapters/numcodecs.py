@@ -1,0 +1,28 @@
+"""numcodecs codec `{"id": "mcq", "level": 4}`; found by its entry point, without torch until used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numcodecs.abc import Codec
+from numcodecs.compat import ensure_bytes, ensure_ndarray, ndarray_copy
+
+from . import stack
+
+
+class Mcq(Codec):  # type: ignore[misc]
+    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8."""
+
+    codec_id = "mcq"
+
+    def __init__(self, level: float = 4) -> None:
+        self.level = level
+
+    def encode(self, buf: Any) -> bytes:
+        """Pixels -> bytes; ValueError for another type or shape."""
+        return stack.encode(np.ascontiguousarray(ensure_ndarray(buf)), quality=self.level)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Bytes -> pixels, into `out` where given; OSError when they are damaged."""
+        return ndarray_copy(stack.decode(ensure_bytes(buf)), out)

@@ -1,0 +1,57 @@
+"""Zarr 3 array-to-bytes codec `mcq`: chunks of an array of pictures as `.mcq` files."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.common import parse_named_configuration
+
+from .. import codec
+from . import stack
+
+
+@dataclass(frozen=True)
+class Mcq(ArrayBytesCodec):
+    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8."""
+
+    is_fixed_size = False
+    level: float = 4
+
+    def __post_init__(self) -> None:
+        codec.quality_in_256ths(self.level)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Mcq:
+        """From the metadata of an array."""
+        _, configuration = parse_named_configuration(data, "mcq", require_configuration=False)
+        return cls(**(configuration or {}))  # type: ignore[arg-type]
+
+    def to_dict(self) -> Any:
+        """For the metadata of an array."""
+        return {"name": "mcq", "configuration": {"level": self.level}}
+
+    def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
+        """ValueError naming what is accepted, when an array is created."""
+        native = dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else np.dtype(dtype)
+        chunk = tuple(getattr(chunk_grid, "chunk_shape", shape))
+        if native != np.uint8:
+            raise ValueError(f"the mcq codec stores uint8, not {native}")
+        if len(chunk) not in (2, 3, 4) or (len(chunk) > 2 and not 1 <= chunk[-1] <= 4):
+            raise ValueError(f"the mcq codec stores chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4), not {chunk}")
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """Not known before encoding."""
+        raise NotImplementedError
+
+    async def _encode_single(self, chunk_array: Any, chunk_spec: Any) -> Any:
+        pixels = np.ascontiguousarray(chunk_array.as_numpy_array())
+        encoded = await asyncio.to_thread(stack.encode, pixels, quality=self.level)
+        return chunk_spec.prototype.buffer.from_bytes(encoded)
+
+    async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        pixels = await asyncio.to_thread(stack.decode, chunk_bytes.to_bytes())
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
