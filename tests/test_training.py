@@ -17,7 +17,7 @@ from pillow_mcquic.training.data import Crops, find_photos, klt
 from pillow_mcquic.training.export import export
 from pillow_mcquic.training.objective import Objective, new_objective
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import lambdas, train
+from pillow_mcquic.training.train import distortions, lambdas, train
 
 SETTINGS = """
 steps = 6
@@ -75,6 +75,17 @@ def test_learning_rate_warms_up_holds_and_decays() -> None:
     assert s.rate_factor(0) == 0.01
     assert s.rate_factor(200) == 1
     assert s.rate_factor(1000) == pytest.approx(0.01)
+
+
+def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
+    x = torch.from_numpy(np.array(photo.crop((0, 0, 192, 176)))).permute(2, 0, 1)[None].float() / 255
+    darker = (x - 0.02).clamp(0, 1)  # MS-SSIM hardly minds, MSE does
+    noisy = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert distortions(x, x, 0.5).abs() < 0.01
+    assert distortions(darker, x, 0.0).item() == pytest.approx(0.02**2 * 255**2, rel=0.1)
+    assert distortions(darker, x, 1.0) < 0.2 * distortions(noisy, x, 1.0)
+    half = (distortions(noisy, x, 0.0) + distortions(noisy, x, 1.0)) / 2
+    assert torch.allclose(distortions(noisy, x, 0.5), half)
 
 
 def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:

@@ -23,11 +23,24 @@ from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
 
+MSSSIM_SCALE = 2440.0  # makes both distortions weigh about the same at the same rate
+
 
 def lambdas(settings: Settings, quality: Tensor) -> Tensor:
     """Distortion weight of each quality (any shape)."""
     low, growth = settings.log_lambda()
     return torch.exp(low + growth * (quality - 1))
+
+
+def distortions(decoded: Tensor, x: Tensor, msssim: float) -> Tensor:
+    """Distortion of each picture (B,), in units of 255^2 * MSE; `msssim`: see `Settings`, needs sides of 161."""
+    mse = (decoded - x).square().flatten(1).mean(1) * 255**2
+    if not msssim:
+        return mse
+    from pytorch_msssim import ms_ssim
+
+    similarity: Tensor = ms_ssim(decoded.float(), x, data_range=1.0, size_average=False)
+    return (1 - msssim) * mse + msssim * MSSSIM_SCALE * (1 - similarity)
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -188,8 +201,7 @@ def train(
         with autocast(where):
             decoded, bits, commitment = module(x, quality)
         area = x.shape[0] * x.shape[2] * x.shape[3]
-        mse = (decoded - x).square().flatten(1).mean(1) * 255**2
-        distortion = (lambdas(settings, quality) * mse).mean()
+        distortion = (lambdas(settings, quality) * distortions(decoded, x, settings.msssim)).mean()
         rate = bits.sum() / area
         loss = rate + distortion + settings.commitment * commitment / area
         for optimiser in opts:
