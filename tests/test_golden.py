@@ -23,14 +23,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "80e26d8693e2900d"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "ce911260f71c329d"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "22ba5eb9c965ad1b"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "795b99176fd5d3e3"),
-    "grey.mcq": ((128, 112), "L", 5.0, "33d898e12b0a5234"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "3b4662a03e6845d4"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "078382de2950a71f"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "b32c8fcab1e9a132"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "da7f72358f1b2a26"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "d8d1084b673f6f09"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "8a35d5608cef5f26"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "6ba0cac4f0ed5135"),
+    "grey.mcq": ((128, 112), "L", 5.0, "cebc89523fbeb277"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "473867628e0a70ca"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "53f3d3fdbf7d5eae"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "376d4cef5d77f921"),
 }
 
 
