@@ -119,6 +119,10 @@ class Engine:
     def _quality(self, quality: int) -> Tensor:
         return self.torch.tensor([quality / container.QUALITY_ONE], dtype=self.torch.float32, device=self.device)
 
+    def _unit(self) -> Tensor:
+        """1 / 255 as a tensor: times a plain number, uint8 would become the caller's default dtype."""
+        return self.torch.tensor(1 / 255, dtype=self.torch.float32)
+
     def _floats(self, *shape: int) -> Tensor:
         return self.torch.empty(shape, dtype=self.torch.float32, device=self.device)
 
@@ -134,11 +138,11 @@ class Engine:
 
     def analyse(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (channels, h, w)."""
-        model, image = self.model, self._image(pixels)
+        model, image, unit = self.model, self._image(pixels), self._unit()
         with self.torch.inference_mode(), self.networks():
 
             def run(window: Tensor) -> Tensor:
-                linear, features = model.analyse_pixels(window[None] * (1 / 255))
+                linear, features = model.analyse_pixels(window[None] * unit)
                 both: Tensor = self.torch.cat([linear[0], features[0].float()])
                 return both
 
@@ -157,11 +161,11 @@ class Engine:
         torch, model, prior = self.torch, self.model, self.weights.prior
         h, w = -(-pixels.shape[0] // 16), -(-pixels.shape[1] // 16)
         with torch.inference_mode(), self.networks():
-            q = self._quality(quality)
+            q, unit = self._quality(quality), self._unit()
             y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
 
             def analyse(window: Tensor) -> Tensor:
-                return model.analyse(window[None] * (1 / 255), q)[0]
+                return model.analyse(window[None] * unit, q)[0]
 
             def finish(window: Tensor) -> Tensor:
                 linear, features = window[None, : len(y1)], window[None, len(y1) :].to(self.dtype)
