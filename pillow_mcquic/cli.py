@@ -64,14 +64,17 @@ def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_g
 def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> int:
     """Write under a temporary name in the target's folder, then rename; returns the size in bytes.
 
-    FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure.
+    FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure.  The file is made
+    in memory first, so that only a kill during the writing itself can leave a temporary file.
     """
+    data = io.BytesIO()
+    write(data)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
     part = Path(name)
     try:
         with os.fdopen(handle, "w+b") as file:
-            write(file)
+            file.write(data.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
