@@ -69,11 +69,12 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
     """
     data = io.BytesIO()
     write(data)
+    size = data.getbuffer().nbytes
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
     part = Path(name)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(data.getbuffer())
             file.flush()
             os.fsync(file.fileno())
@@ -82,7 +83,6 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
         part.chmod(0o666 & ~mask)  # mkstemp made it private
         if not overwrite and os.path.lexists(target):
             raise FileExistsError(f"{target} exists (use --overwrite)")
-        size = part.stat().st_size
         os.replace(part, target)
         return size
     finally:

@@ -216,7 +216,7 @@ class Engine:
     def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor, quality: int) -> Tensor:
         """Scaled residuals of a bank (channels, h, w) -> its codes, some rows at a time."""
         codebooks = self.model.banks(level)[bank]
-        error_per_bit = self.model.config.error_at(quality / container.QUALITY_ONE)
+        error_per_bit = self.model.error_per_bit(self._quality(quality))
         rows = max(1, self.tile_positions // x.shape[2])
         strips = [
             codebooks.assign(part, part_classes, self.bits[level - 1][bank], error_per_bit)

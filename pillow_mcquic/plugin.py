@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from . import container
+from . import codec, container, weights
 from .container import COMMENT, DPI, EXIF, ICC, XMP, BadFileError
 
 FORMAT = "MCQ"
@@ -53,10 +53,7 @@ class McqImageFile(ImageFile.ImageFile):
         payload = container.measure_picture(reader, header)
         # Pillow itself limits width times height, but a picture one pixel wide takes sixteen times that to decode
         if math.prod(header.padded_size) > 2 * header.width * header.height:
-            Image._decompression_bomb_check(header.padded_size)
-
-        from . import weights
-
+            codec.check_size(header)
         weights.find(header.model)  # an unknown model is reported by open, not by load
         self._size = header.width, header.height
         self._mode = header.mode
@@ -82,8 +79,6 @@ class McqDecoder(ImageFile.PyDecoder):
         header, expected = self.args
         if len(buffer) < expected:
             return 0, 0
-        from . import codec
-
         reader = container.Reader(io.BytesIO(buffer[:expected]))
         file = container.File(header, container.read_picture(reader, header), 0)
         # any buffer will do, and a copy of a large picture is large

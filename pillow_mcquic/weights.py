@@ -107,8 +107,8 @@ def save(
     return path
 
 
-def load(path: str | os.PathLike[str]) -> Weights:
-    """Read a weights file; BadFileError when its content does not give the id in its name."""
+def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, NDArray[Any]], bytes]:
+    """Configuration, tensors and id of a weights file; BadFileError when its content does not give its name."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -121,7 +121,12 @@ def load(path: str | os.PathLike[str]) -> Weights:
     found = compute_id(config_text, arrays)
     if found.hex() != path.stem:
         raise BadFileError(f"weights file {path} is damaged (content id {found.hex()}); reinstall pillow_mcquic")
-    return build(config_text, arrays, found)
+    return config_text, arrays, found
+
+
+def load(path: str | os.PathLike[str]) -> Weights:
+    """Read and build a weights file; errors as of `read`."""
+    return build(*read(path))
 
 
 def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes) -> Weights:

@@ -15,9 +15,8 @@ from PIL import Image
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt
 from pillow_mcquic.training.export import export
-from pillow_mcquic.training.objective import Objective, new_objective
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import distortions, lambdas, train
+from pillow_mcquic.training.train import distortions, train, untrained
 
 SETTINGS = """
 steps = 6
@@ -153,16 +152,10 @@ def test_exported_model_codes_pictures(
     assert psnr(from_bytes(data), small) > 20  # found by the id in the file
 
 
-def fresh(settings: Settings) -> Objective:
-    channels = sum(bank.groups * bank.dim for bank in settings.model.level1)
-    unit = torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels)
-    return new_objective(settings.model, unit, lambdas(settings, torch.arange(1.0, 9.0)), settings.lambda_reference)
-
-
 def test_a_run_starts_from_weights_alone(checkpoint: Path, photos: Path, settings: Settings, tmp_path: Path) -> None:
     """All that a checkpoint's objective knows is in the weights file, up to rounding."""
     path = export(checkpoint, tmp_path, str(photos), val_folder=None, crops=4)
-    from_checkpoint, from_weights = fresh(settings), fresh(settings)
+    from_checkpoint, from_weights = untrained(settings), untrained(settings)
     assert start.adopt(from_checkpoint, *start.read(checkpoint)) == []
     assert start.adopt(from_weights, *start.read(path)) == []
     for (name, a), b in zip(from_checkpoint.state_dict().items(), from_weights.state_dict().values(), strict=True):
@@ -183,7 +176,7 @@ def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) 
     other = dataclasses.replace(
         settings, model=dataclasses.replace(settings.model, level1=(*banks[:2], halves, *banks[3:]))
     )
-    objective = fresh(other)
+    objective = untrained(other)
     state, config = start.read(checkpoint)
     partial = start.adopt(objective, state, config)
     assert "model.klt_analysis" not in partial

@@ -1,7 +1,6 @@
 """The six names every codec has in imagecodecs: mcq_encode, mcq_decode, mcq_check, mcq_version, MCQ, McqError.
 
-imagecodecs.imwrite("x.mcq", pixels, codec=mcq_encode, level=5)
-imagecodecs.imread("x.mcq", codec=mcq_decode)
+`imagecodecs.imwrite("x.mcq", pixels, codec=mcq_encode, level=5)`, `imagecodecs.imread("x.mcq", codec=mcq_decode)`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import container
+from .. import codec, container
 from . import stack
 
 
@@ -24,9 +23,9 @@ class MCQ:
     """Constants of the codec."""
 
     available = True
-    LEVEL_MIN = 1.0
-    LEVEL_MAX = 8.0
-    LEVEL_DEFAULT = 4.0
+    LEVEL_MIN = container.QUALITY_MIN / container.QUALITY_ONE
+    LEVEL_MAX = container.QUALITY_MAX / container.QUALITY_ONE
+    LEVEL_DEFAULT = codec.QUALITY_DEFAULT
 
 
 def mcq_version() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ensure_ndarray, ndarray_copy
 
+from .. import codec
 from . import stack
 
 
@@ -16,7 +17,7 @@ class Mcq(Codec):  # type: ignore[misc]
 
     codec_id = "mcq"
 
-    def __init__(self, level: float = 4) -> None:
+    def __init__(self, level: float = codec.QUALITY_DEFAULT) -> None:
         self.level = level
 
     def encode(self, buf: Any) -> bytes:

@@ -19,7 +19,7 @@ class Mcq(ArrayBytesCodec):
     """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8."""
 
     is_fixed_size = False
-    level: float = 4
+    level: float = codec.QUALITY_DEFAULT
 
     def __post_init__(self) -> None:
         codec.quality_in_256ths(self.level)

@@ -69,12 +69,6 @@ class Config:
         """The banks of level 1, 2 or 3."""
         return (self.level1, self.level2, self.level3)[level - 1]
 
-    def error_at(self, quality: float) -> float:
-        """`error_per_bit` interpolated at quality 1..8."""
-        low = min(int(quality) - 1, QUALITIES - 2)
-        share = quality - 1 - low
-        return self.error_per_bit[low] * (1 - share) + self.error_per_bit[low + 1] * share
-
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and dicts, for JSON."""
         return dataclasses.asdict(self)
@@ -422,6 +416,10 @@ class Model(nn.Module):
     def banks(self, level: int) -> list[Codebooks]:
         """The codebooks of level 1, 2 or 3."""
         return (self.quantiser1, self.quantiser2, self.quantiser3)[level - 1].codebooks
+
+    def error_per_bit(self, quality: Tensor) -> Tensor:
+        """The squared error, in quantiser steps, that a saved bit is worth at quality (B,) -> (B,)."""
+        return at_quality(quality.new_tensor(self.config.error_per_bit)[:, None], quality)[:, 0]
 
     def gain(self, level: int, quality: Tensor) -> Tensor:
         """Quantiser steps per unit of latent: (B, channels, 1, 1)."""

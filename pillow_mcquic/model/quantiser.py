@@ -178,11 +178,11 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit
     at the last stage the word that is best by error and rate.  (Nearest words alone spend a coarse word, and then a
     fine one to correct it, on vectors that a fine word alone serves nearly as well.)
 
-    vectors (groups, N, dim); words (groups, K, dim) for each stage; error_per_bit (N,) or a scalar.  Returns the
+    vectors (groups, N, dim); words (groups, K, dim) for each stage; error_per_bit (N,) or (1,).  Returns the
     indices of each stage, (groups, N) int64.
     """
     zero = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
-    tried, best = zero == 0, list[Tensor]()
+    differs, best = zero == 0, list[Tensor]()
     least = torch.full_like(vectors[..., 0], math.inf)
     last = len(words) - 1
     for forced in range(len(words)):
@@ -194,8 +194,8 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit
             busy = busy | (index != 0).long()
             codes.append(index)
         # where the last round had word 0 anyway, this one would find the same again
-        codes.append(rates.choose(rest, words[last], last, busy, error_per_bit, tried))
-        tried = codes[forced] != 0
+        codes.append(rates.choose(rest, words[last], last, busy, error_per_bit, differs))
+        differs = codes[forced] != 0
         error = (rest - pick(words[last], codes[last])).square().sum(-1)
         loss = error + error_per_bit * (bits + rates.of(last, busy, codes[last]))
         better = loss < least
@@ -232,16 +232,16 @@ class Codebooks(nn.Module):
         """The inverse of `rows`, channels-last."""
         return rows.transpose(0, 1).reshape(batch, *size, -1).permute(0, 3, 1, 2)
 
-    def assign(self, x: Tensor, classes: Tensor, bits: Sequence[Tensor], error_per_bit: float) -> Tensor:
+    def assign(self, x: Tensor, classes: Tensor, bits: Sequence[Tensor], error_per_bit: Tensor) -> Tensor:
         """Codes of a bank by `search`.
 
         x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w); bits: what each word costs, for each
-        stage (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth.
-        Returns codes (groups * stages, h, w) int16.
+        stage (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth,
+        (1,).  Returns codes (groups * stages, h, w) int16.
         """
         _, h, w = x.shape
         rates = Rates(bits, classes.flatten(1).long())
-        codes = search(self.rows(x[None]), list(self.words), rates, x.new_tensor(error_per_bit))
+        codes = search(self.rows(x[None]), list(self.words), rates, error_per_bit)
         return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
 
     def sum_words(self, codes: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from ..container import MAX_SQUARES_PER_BYTE
 from ..model.network import ContextNetwork
 from ..model.prior import CLASS_ONE, export_class_network, export_context_network, export_embedding
 from . import data
-from .objective import BankTables, LevelTables, Objective, new_objective
+from .objective import BankTables, LevelTables, Objective
 from .settings import Settings
-from .train import lambdas, validate
+from .start import read_checkpoint
+from .train import untrained, validate
 
 PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
 COUNT_CROP = 512
@@ -35,14 +36,9 @@ Arrays = dict[str, NDArray[Any]]
 
 def load_objective(checkpoint: Path) -> tuple[Objective, Settings]:
     """Objective and settings of a checkpoint; ValueError when it is none."""
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    if not isinstance(state, dict) or "objective" not in state:
-        raise ValueError(f"{checkpoint} is not a checkpoint of this training")
+    state = read_checkpoint(checkpoint)
     settings = Settings.from_dict(json.loads(state["settings"]))
-    channels = sum(bank.groups * bank.dim for bank in settings.model.level1)
-    klt = torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels)
-    qualities = torch.arange(1.0, 9.0)
-    objective = new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
+    objective = untrained(settings)
     objective.load_state_dict(state["objective"])
     return objective.eval(), settings
 

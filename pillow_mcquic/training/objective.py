@@ -155,8 +155,7 @@ class Objective(nn.Module):
         y1 = m.analyse(x, quality)
         y2, y3 = m.hyper_analyse(m.hyper_features(y1, quality), quality)
         off = torch.autocast(x.device.type, enabled=False)
-        table = torch.tensor(m.config.error_per_bit, device=x.device)[:, None]
-        error_per_bit = at_quality(table, quality)[:, 0]
+        error_per_bit = m.error_per_bit(quality)
 
         with off:
             gain = m.gain(3, quality)
@@ -232,7 +231,9 @@ def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) ->
         objective.class_3.copy_(log_scale_to_class(scale_3[:, None]).expand_as(objective.class_3))
 
 
-def new_objective(config: Config, klt: tuple[Tensor, Tensor, Tensor], lambdas: Tensor, reference: float) -> Objective:
+def new_objective(
+    config: Config, klt: tuple[Tensor, Tensor, Tensor] | None, lambdas: Tensor, reference: float
+) -> Objective:
     """An untrained model that already works as a transform codec."""
     model = Model(config, klt)
     for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import weights
 from ..model.network import Config
 from ..model.prior import CLASS_ONE, PRODUCT_ONE, WEIGHT_ONE
 from ..model.quantiser import Bank
@@ -17,23 +19,27 @@ from .settings import Settings
 State = dict[str, Tensor]
 
 
-def read(path: Path) -> tuple[State, Config]:
-    """The state of an `Objective` and its configuration; ValueError when the file is neither kind."""
-    if path.suffix == ".safetensors":
-        return _read_weights(path)
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `train` saved; ValueError when the file is no checkpoint."""
     state = torch.load(path, weights_only=True, map_location="cpu")
     if not isinstance(state, dict) or "objective" not in state:
         raise ValueError(f"{path} is not a checkpoint of this training")
+    return state
+
+
+def read(path: Path) -> tuple[State, Config]:
+    """The state of an `Objective` and its configuration, of a checkpoint or a weights file."""
+    if path.suffix == ".safetensors":
+        return _read_weights(path)
+    state = read_checkpoint(path)
     return state["objective"], Settings.from_dict(json.loads(state["settings"])).model
 
 
 def _read_weights(path: Path) -> tuple[State, Config]:
     """What a weights file tells of the objective: class networks from their integers, logits from the tables."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        config = Config.from_dict(json.loads(file.metadata()["config"]))
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config_text, arrays, _ = weights.read(path)
+    config = Config.from_dict(json.loads(config_text))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     state: State = {}
     ones = {"weight": WEIGHT_ONE, "bias": PRODUCT_ONE, "hidden_bias": PRODUCT_ONE, "class_bias": CLASS_ONE}
     for name, tensor in tensors.items():
@@ -50,8 +56,8 @@ def _read_weights(path: Path) -> tuple[State, Config]:
             which, number = network.split("_")
             network = f"class_{network}" if which == "network" else f"context_networks.{int(number) - 1}"
             state[f"{network}.{own}"] = (tensor.double() / ones[own.rpartition(".")[2]]).float()
-    for level in (1, 2):  # the integer network holds it in the hidden bias
-        state[f"class_network_{level}.enter.bias"] = torch.zeros_like(state[f"class_network_{level}.hidden_bias"][0])
+    for network in ("class_network_1", "class_network_2"):  # the integer network holds it in the hidden bias
+        state[f"{network}.enter.bias"] = torch.zeros_like(state[f"{network}.hidden_bias"][0])
     return state, config
 
 

@@ -32,6 +32,12 @@ def lambdas(settings: Settings, quality: Tensor) -> Tensor:
     return torch.exp(low + growth * (quality - 1))
 
 
+def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
+    """The objective a run begins with; without `klt` its transforms are empty, to be filled with a state."""
+    qualities = torch.arange(1.0, 9.0)
+    return new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
+
+
 def distortions(decoded: Tensor, x: Tensor, msssim: float) -> Tensor:
     """Distortion of each picture (B,), in units of 255^2 * MSE; `msssim`: see `Settings`, needs sides of 161."""
     mse = (decoded - x).square().flatten(1).mean(1) * 255**2
@@ -93,9 +99,11 @@ def validate(
     device: torch.device,
     qualities: Sequence[int] = (1, 3, 5, 8),
 ) -> dict[str, float]:
-    """Estimated rate (bpp), PSNR (dB) and R-D loss over whole photos and the given qualities, means."""
+    """Estimated rate (bpp), PSNR and MS-SSIM (dB) and R-D loss over whole photos and the given qualities, means."""
+    from pytorch_msssim import ms_ssim
+
     objective.eval()
-    rates, psnrs, losses = [], [], []
+    rates, psnrs, msssims, losses = [], [], [], []
     for q in qualities:
         quality = torch.tensor([float(q)], device=device)
         weight = float(lambdas(settings, quality))
@@ -105,14 +113,16 @@ def validate(
             padded = F.pad(x, (0, -W % 16, 0, -H % 16), mode="replicate")
             with autocast(device):
                 decoded, bits, _ = objective(padded, quality)
-            levels = (decoded[:, :, :H, :W].clamp(0, 1) * 255).round()
-            mse = float((levels - x * 255).square().mean())
+            levels = (decoded[:, :, :H, :W].float().clamp(0, 1) * 255).round() / 255
+            mse = float((levels - x).square().mean())
             rate = float(bits.sum()) / (H * W)
             rates.append(rate)
-            psnrs.append(10 * math.log10(255**2 / max(mse, 1e-9)))
-            losses.append(rate + weight * mse)
+            psnrs.append(-10 * math.log10(max(mse, 1e-9)))
+            msssims.append(-10 * math.log10(max(1 - float(ms_ssim(levels, x, data_range=1.0)), 1e-9)))
+            losses.append(rate + weight * float(distortions(levels, x, settings.msssim)))
     objective.train()
-    return {k: float(np.mean(v)) for k, v in (("bpp", rates), ("psnr", psnrs), ("rd", losses))}
+    figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
+    return {k: float(np.mean(v)) for k, v in figures.items()}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -158,14 +168,8 @@ def train(
     val = data.load_photos(val_folder) if val_folder else []
     pixels = sum(p.shape[0] * p.shape[1] for p in photos)
     channels = sum(b.groups * b.dim for b in settings.model.level1)
-    resume = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
-    klt = (
-        data.klt(photos, channels)
-        if resume is None
-        else (torch.zeros(channels, 768), torch.zeros(768), torch.ones(channels))
-    )
-    qualities = torch.arange(1.0, 9.0)
-    objective = new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
+    resume = start.read_checkpoint(checkpoint) if checkpoint.exists() else None
+    objective = untrained(settings, data.klt(photos, channels) if resume is None else None)
     if start_from is not None and resume is None:
         partial = start.adopt(objective, *start.read(start_from))
         say(f"# from {start_from}" + (f", new in whole or part: {', '.join(partial)}" if partial else ""))
