@@ -9,7 +9,7 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,9 @@ SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
 Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
-Classes = list[NDArray[np.uint8]]  # of levels 1, 2, 3, each (groups, rows * columns)
+Classes = list[NDArray[np.uint8]]  # of levels 1, 2, 3, each (groups, rows, columns)
+
+Parsed = TypeVar("Parsed")
 
 _loaded: dict[bytes, Weights] = {}
 
@@ -186,11 +188,11 @@ class Engine:
             # (the prior's float64 is beyond autocast)
             classes3 = prior.classes_3(quality, size3).to(self.device)
             codes3 = self._assign(3, 0, (y3 * model.gain(3, q))[0], classes3, quality)
-            z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
+            z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
             features, mean = model.predict_2(z3, q, size2)
             classes2 = prior.classes_2(codes3, quality, size2)
             codes2 = self._assign(2, 0, ((y2 - mean) * model.gain(2, q))[0], classes2, quality)
-            z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
+            z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
 
             def scale(latent: Tensor, features: Tensor) -> Tensor:
@@ -210,7 +212,7 @@ class Engine:
             )
             return (
                 [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
-                [classes.flatten(1).cpu().numpy() for classes in (classes1, classes2, classes3)],
+                [classes.cpu().numpy() for classes in (classes1, classes2, classes3)],
             )
 
     def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor, quality: int) -> Tensor:
@@ -246,28 +248,33 @@ class Engine:
     def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
         """Codes and classes of levels 1, 2, 3 -> their code streams."""
         level1, level2, level3 = (
-            coder.encode(mine.reshape(mine.shape[0], -1), indices, tables)
-            for mine, indices, tables in zip(codes, classes, self.weights.tables, strict=True)
+            coder.encode(mine.reshape(len(mine), -1), kinds.reshape(len(kinds), -1), tables)
+            for mine, kinds, tables in zip(codes, classes, self.weights.tables, strict=True)
         )
         return level1, level2, level3
 
-    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> Codes:
-        """Code streams of levels 1, 2, 3 -> their codes; BadFileError when they are damaged."""
+    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> tuple[Codes, Classes]:
+        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged."""
         prior, quality, grids = self.weights.prior, header.quality, header.grids
         with self.torch.inference_mode():
-            codes3 = self._read(3, streams, lambda read: read(prior.classes_3(quality, grids[2])))
-            codes2 = self._read(2, streams, lambda read: read(prior.classes_2(codes3, quality, grids[1])))
-            codes1 = self._read(
+            classes3 = prior.classes_3(quality, grids[2])
+            codes3 = self._read(3, streams, lambda read: read(classes3))
+            classes2 = prior.classes_2(codes3, quality, grids[1])
+            codes2 = self._read(2, streams, lambda read: read(classes2))
+            codes1, classes1 = self._read(
                 1,
                 streams,
-                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0])[0],
+                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0]),
             )
-        return [codes.cpu().numpy() for codes in (codes1, codes2, codes3)]
+        return (
+            [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
+            [classes.cpu().numpy() for classes in (classes1, classes2, classes3)],
+        )
 
     def _read(
-        self, level: int, streams: tuple[bytes, bytes, bytes], parse: Callable[[Callable[[Tensor], Tensor]], Tensor]
-    ) -> Tensor:
-        """The codes of a level as `parse` reads them, given a function classes -> the next groups' codes."""
+        self, level: int, streams: tuple[bytes, bytes, bytes], parse: Callable[[Callable[[Tensor], Tensor]], Parsed]
+    ) -> Parsed:
+        """What `parse` makes of a level's stream, given a function classes -> the next groups' codes."""
         try:
             decoder = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
 
@@ -276,27 +283,28 @@ class Engine:
                 found: Tensor = self.torch.from_numpy(codes.reshape(-1, *classes.shape[1:]))
                 return found.to(self.device)
 
-            codes = parse(read)
+            parsed = parse(read)
             decoder.finish()
         except coder.DamagedStreamError as error:
             raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
-        return codes
+        return parsed
 
-    def synthesise(self, codes: Codes, header: Header) -> NDArray[np.uint8]:
-        """Codes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
+    def synthesise(self, codes: Codes, classes: Classes, header: Header) -> NDArray[np.uint8]:
+        """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
         torch, model = self.torch, self.model
         codes1, codes2, codes3 = (torch.from_numpy(c).to(self.device) for c in codes)
+        classes1, classes2, classes3 = (torch.from_numpy(c).to(self.device) for c in classes)
         _, h, w = codes1.shape
         grey = header.mode in ("L", "LA")
         with torch.inference_mode(), self.networks():
             q = self._quality(header.quality)
-            z3 = model.quantiser3.sum_words(codes3[None]) / model.gain(3, q)
+            z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
             features, mean = model.predict_2(z3, q, (codes2.shape[1], codes2.shape[2]))
-            z2 = model.quantiser2.sum_words(codes2[None]) / model.gain(2, q) + mean
+            z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
 
-            def decode(window: Tensor, features: Tensor) -> Tensor:
-                z1 = model.quantiser1.sum_words(window[None]) / model.gain(1, q)
+            def decode(codes: Tensor, classes: Tensor, features: Tensor) -> Tensor:
+                z1 = model.quantiser1.sum_words(codes[None], classes[None]) / model.gain(1, q)
                 z1[:, : model.deep] += model.mean_1(features[None])
                 x = model.synthesise(z1, features[None], q)[0]
                 if grey:
@@ -306,7 +314,7 @@ class Engine:
             channels = 1 if grey else 3
             # channels last in memory, so that the array comes out without another copy
             out = torch.empty(h * 16, w * 16, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
-            tiled(decode, [(codes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
+            tiled(decode, [(codes1, 1), (classes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
             cropped = out[:, : header.height, : header.width].permute(1, 2, 0)
             pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
         return pixels[:, :, 0] if grey else pixels
@@ -478,7 +486,7 @@ def decode_file(file: File) -> NDArray[np.uint8]:
     alpha_payload = file.get(ALPHA)
     alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
     engine = Engine(load_weights(header.model))
-    pixels = engine.synthesise(engine.read_streams(file.codes, header), header)
+    pixels = engine.synthesise(*engine.read_streams(file.codes, header), header)
     return pixels if alpha is None else np.dstack([pixels, alpha])
 
 

@@ -140,7 +140,7 @@ def test_choice_is_the_least_of_all(fractional: bool) -> None:
 
 
 def test_rows_and_planes_are_inverse() -> None:
-    books = Codebooks(Bank(groups=3, dim=2, stages=((4, 1.0),)))
+    books = Codebooks(Bank(groups=3, dim=2, stages=((4, 1.0),)), 24)
     x = torch.randn(2, 6, 4, 5)
     rows = books.rows(x)
     assert rows.shape == (3, 40, 2)
@@ -223,7 +223,8 @@ def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> No
         most = torch.tensor([k for _ in range(bank.groups) for k, _ in bank.stages])[:, None, None]
         codes = (torch.rand(bank.symbols, 5, 7, generator=generator) * most).to(torch.int16)
         codes *= torch.rand(codes.shape, generator=generator) < 0.4
-        real = log_energy(books.sum_words(codes[None]), bank.dim)[0]
+        quiet = torch.zeros(bank.groups, 5, 7, dtype=torch.uint8)
+        real = log_energy(books.sum_words(codes[None], quiet[None]), bank.dim)[0]
         exact = loaded.prior.log_energy(b, codes)
         assert exact.dtype == torch.int16
         assert exact.shape == (bank.groups, 5, 7)

@@ -297,9 +297,9 @@ class Model(nn.Module):
     def __init__(self, config: Config, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
         super().__init__()
         self.config = c = config
-        self.quantiser1 = Quantiser(c.level1)
-        self.quantiser2 = Quantiser(c.level2)
-        self.quantiser3 = Quantiser(c.level3)
+        self.quantiser1 = Quantiser(c.level1, c.classes)
+        self.quantiser2 = Quantiser(c.level2, c.classes)
+        self.quantiser3 = Quantiser(c.level3, c.classes)
         n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
         self.deep = deep = n1 - c.linear_channels  # channels of y1 that the networks see
         hyper = c.hyper_width

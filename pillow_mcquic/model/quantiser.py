@@ -3,7 +3,8 @@
 A latent's channels are cut into groups; each group has its own codebooks (McQuic section 3.2), one per
 residual stage, coarse to fine: a stage quantises what the stages before it left over.  Several stages give
 the range that textured patches need, and an all-zero coarse word costs next to nothing where the prior's
-class says "quiet".
+class says "quiet".  The class also sets the step: where the prior expects large values the codewords may be
+further apart, as the eye, and MS-SSIM, forgive there what they see in a quiet place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512  # positions searched at once: the distances stay in the cache
+FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +212,15 @@ def pick(words: Tensor, index: Tensor) -> Tensor:
 
 
 class Codebooks(nn.Module):
-    """The codebooks of one bank: `words[stage]` is (groups, K, dim)."""
+    """The codebooks of one bank: `words[stage]` is (groups, K, dim), to be multiplied by the step of the class.
 
-    def __init__(self, bank: Bank) -> None:
+    `log_step` (groups, classes - FIRST_STEP_CLASS): log of that step.
+    """
+
+    def __init__(self, bank: Bank, classes: int) -> None:
         super().__init__()
         self.bank = bank
+        self.log_step = nn.Parameter(torch.zeros(bank.groups, classes - FIRST_STEP_CLASS))
         self.words = nn.ParameterList([nn.Parameter(torch.empty(bank.groups, k, bank.dim)) for k, _ in bank.stages])
 
     def initialise(self, seed: int) -> None:
@@ -232,6 +238,11 @@ class Codebooks(nn.Module):
         """The inverse of `rows`, channels-last."""
         return rows.transpose(0, 1).reshape(batch, *size, -1).permute(0, 3, 1, 2)
 
+    def steps(self, classes: Tensor) -> Tensor:
+        """Classes (groups, N) -> the step of each vector (groups, N, 1)."""
+        row = classes.long().sub_(FIRST_STEP_CLASS).clamp_(min=0)
+        return torch.gather(self.log_step.exp(), 1, row)[..., None]
+
     def assign(self, x: Tensor, classes: Tensor, bits: Sequence[Tensor], error_per_bit: Tensor) -> Tensor:
         """Codes of a bank by `search`.
 
@@ -240,12 +251,13 @@ class Codebooks(nn.Module):
         (1,).  Returns codes (groups * stages, h, w) int16.
         """
         _, h, w = x.shape
-        rates = Rates(bits, classes.flatten(1).long())
-        codes = search(self.rows(x[None]), list(self.words), rates, error_per_bit)
+        classes = classes.flatten(1)
+        rows = self.rows(x[None]) / self.steps(classes)
+        codes = search(rows, list(self.words), Rates(bits, classes.long()), error_per_bit)
         return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
 
-    def sum_words(self, codes: Tensor) -> Tensor:
-        """Codes (B, groups * stages, h, w) -> sum of their codewords (B, groups * dim, h, w)."""
+    def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""
         B, _, h, w = codes.shape
         groups = self.bank.groups
         codes = codes.reshape(B, groups, -1, h, w)
@@ -253,15 +265,16 @@ class Codebooks(nn.Module):
         for j, words in enumerate(self.words):
             index = codes[:, :, j].permute(1, 0, 2, 3).reshape(groups, B * h * w)
             total = total + pick(words, index.long())
+        total *= self.steps(classes.permute(1, 0, 2, 3).reshape(groups, B * h * w))
         return self.planes(total, B, (h, w))
 
 
 class Quantiser(nn.Module):
     """All banks of a level; codes are (B, symbols, h, w): bank by bank, group by group, stage by stage."""
 
-    def __init__(self, banks: tuple[Bank, ...]) -> None:
+    def __init__(self, banks: tuple[Bank, ...], classes: int) -> None:
         super().__init__()
-        self.banks = nn.ModuleList([Codebooks(bank) for bank in banks])
+        self.banks = nn.ModuleList([Codebooks(bank, classes) for bank in banks])
         self.codebooks = cast(list[Codebooks], list(self.banks))
         self.channel_split = [b.groups * b.dim for b in banks]
         self.group_split = [b.groups for b in banks]
@@ -273,7 +286,7 @@ class Quantiser(nn.Module):
         for i, bank in enumerate(self.codebooks):
             bank.initialise(seed=100 * i)
 
-    def sum_words(self, codes: Tensor) -> Tensor:
-        """Codes (B, symbols, h, w) -> quantised residuals (B, channels, h, w) float32."""
-        parts = zip(self.codebooks, torch.split(codes, self.symbol_split, 1), strict=True)
-        return torch.cat([bank.sum_words(part) for bank, part in parts], 1)
+    def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
+        """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32."""
+        parts = torch.split(codes, self.symbol_split, 1), torch.split(classes, self.group_split, 1)
+        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks, *parts, strict=True)], 1)

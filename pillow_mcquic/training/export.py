@@ -99,7 +99,7 @@ class Counter:
                     for s in range(len(bank.stages)):
                         table = self.counts[f"tables.{level}.{b}.{s}"][g]
                         contexts, count, k = table.shape
-                        at = classes[group].astype(np.int64) * k + flat[row]
+                        at = classes[group].ravel().astype(np.int64) * k + flat[row]
                         if contexts > 1:
                             at += busy * (count * k)
                         table += np.bincount(at, minlength=table.size).reshape(table.shape)

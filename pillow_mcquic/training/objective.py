@@ -20,7 +20,7 @@ from ..model.network import (
     log_energy,
     per_channel,
 )
-from ..model.quantiser import Codebooks, Quantiser, Rates, pick, search
+from ..model.quantiser import FIRST_STEP_CLASS, Codebooks, Quantiser, Rates, pick, search
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -36,6 +36,18 @@ def log_scale_to_class(log_scale: Tensor) -> Tensor:
 def student_nats(energy: Tensor, log_scale: Tensor, dim: int) -> Tensor:
     """Code length, up to a constant, of a vector of squared norm `energy` under a multivariate Student-t."""
     return (STUDENT_NU + dim) / 2 * torch.log1p(energy / (STUDENT_NU * torch.exp(2 * log_scale)))
+
+
+def fractional_steps(codebooks: Codebooks, classes: Tensor) -> Tensor:
+    """`Codebooks.steps` for fractional classes (groups, N) -> (groups, N), with a gradient where there is a choice.
+
+    In quiet classes, whose vectors all become word 0, the straight-through gradient of a step means nothing.
+    """
+    row = (classes - FIRST_STEP_CLASS).clamp(0, codebooks.log_step.shape[1] - 1.001)
+    low = row.floor()
+    table, at = codebooks.log_step, low.long()
+    step = torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + 1), row - low).exp()
+    return torch.where(classes < FIRST_STEP_CLASS, step.detach(), step)
 
 
 class BankTables(nn.Module):
@@ -67,8 +79,10 @@ class BankTables(nn.Module):
         B, _, h, w = x.shape
         groups, dim = codebooks.bank.groups, codebooks.bank.dim
         top = self.logits[0].shape[2] - 1
-        rows = codebooks.rows(x)  # (groups, N, dim)
         c = classes.permute(1, 0, 2, 3).reshape(groups, -1).clamp(0, top - 0.001)
+        unscaled = codebooks.rows(x)  # (groups, N, dim)
+        step = fractional_steps(codebooks, c.detach())[..., None]
+        rows = unscaled / step
         low = c.detach().floor()
         share = c - low
         low = low.long()
@@ -90,11 +104,12 @@ class BankTables(nn.Module):
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
-        commitment = ((total - rows) ** 2).sum()
+        # the step is chosen by rate and distortion; the commitment would only make it larger
+        commitment = ((total - unscaled / step.detach()) ** 2).sum()
         quantised = rows + (total - rows).detach() + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
         planes = codebooks.planes
-        return planes(quantised, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
+        return planes(quantised * step, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
 
 
 class LevelTables(nn.Module):

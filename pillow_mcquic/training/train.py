@@ -55,7 +55,7 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
     for name, parameter in objective.named_parameters():
         if "klt_" in name or ".words." in name:
             slow.append(parameter)
-        elif ".logits." in name:
+        elif ".logits." in name or name.endswith(".log_step"):
             tables.append(parameter)
         elif name.endswith(".weight") and parameter.ndim == 2:
             matrices.append(parameter)
