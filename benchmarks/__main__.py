@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from . import trust
 
-
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
     rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
@@ -26,14 +24,33 @@ def main() -> None:
     speed.add_argument("--megapixels", default="0.4,2,12,50")
     speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     speed.add_argument("--quality", type=float, default=4)
-    trust_commands = trust.add_commands(commands)
-    args = parser.parse_args()
+    faults = commands.add_parser("faults", help="outcomes of damaged files: a table")
+    faults.add_argument("--mutations", type=int, default=20_000)
+    crash = commands.add_parser("crash", help="kill `mcq encode` at random moments")
+    crash.add_argument("--kills", type=int, default=200)
+    crash.add_argument("--files", type=int, default=12)
+    load = commands.add_parser("load", help="memory over many decodes; threads against serial results")
+    load.add_argument("--decodes", type=int, default=10_000)
+    load.add_argument("--images", type=int, default=500)
+    workers = commands.add_parser("workers", help="data loaders, pools and preforked servers")
+    workers.add_argument("--one", help=argparse.SUPPRESS)
+    determinism = commands.add_parser("determinism", help="same bytes from every process and thread count")
+    determinism.add_argument("--images", required=True)
+    determinism.add_argument("--threads", type=int, default=0, help="only print digests, with so many threads")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    # each command imports only what it needs: a POSIX-only module, peers, metrics
     if args.command == "rd":
         from .rd import run
     elif args.command == "speed":
         from .speed import run
     else:
-        run = trust_commands[args.command]
+        from .trust import COMMANDS
+
+        run = COMMANDS[args.command]
     run(args)
 
 

@@ -77,10 +77,10 @@ def heic() -> Codec:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    return pillow("HEIF", (10, 20, 28, 36, 44, 52, 60, 68, 76, 84))
+    return pillow("HEIF", HEIC)
 
 
-AVIF = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
+AVIF = HEIC = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
 CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
     "jpeg": lambda: pillow(

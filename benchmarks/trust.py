@@ -9,7 +9,6 @@ import io
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,9 @@ from tqdm import tqdm
 
 import pillow_mcquic
 from pillow_mcquic import container
+from tests.fuzzing import cuts, flips, mutations
+
+from .speed import peak_mb
 
 PHOTO = Path(__file__).parent.parent / "tests" / "images" / "parrots.png"
 
@@ -46,10 +48,6 @@ def opened(data: bytes) -> bytes:
         return image.tobytes()
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -63,35 +61,6 @@ def subjects() -> dict[str, bytes]:
         "medium": saved(photo().crop((200, 100, 600, 400)), quality=4, comment=b"medium", dpi=(72, 72)),
         "alpha": saved(alpha, quality=5, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
     }
-
-
-def flips(data: bytes) -> Iterator[bytes]:
-    for at in range(len(data)):
-        yield data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
-
-
-def cuts(data: bytes) -> Iterator[bytes]:
-    for length in range(len(data)):
-        yield data[:length]
-
-
-def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Bytes replaced, removed, inserted and repeated, one to eight times."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        damaged = bytearray(data)
-        for _ in range(rng.randint(1, 8)):
-            at = rng.randrange(len(damaged) + 1)
-            match rng.randrange(4):
-                case 0:
-                    damaged[at : at + 1] = rng.randbytes(1)
-                case 1:
-                    del damaged[at : at + rng.randint(1, 9)]
-                case 2:
-                    damaged[at:at] = rng.randbytes(rng.randint(1, 9))
-                case 3:
-                    damaged[at:at] = damaged[at : at + rng.randint(1, 40)]
-        yield bytes(damaged)
 
 
 def restreamed(data: bytes, count: int, seed: int) -> Iterator[bytes]:
@@ -218,9 +187,8 @@ def load(args: argparse.Namespace) -> None:
 
     serial = [both(i) for i in tqdm(range(args.images))]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for turn in range(args.threads_turns):
-            wrong = sum(a != b for a, b in zip(serial, pool.map(both, range(args.images)), strict=True))
-            print(f"8 threads, {args.images} images, turn {turn}: {wrong} differ from the serial result")
+        wrong = sum(a != b for a, b in zip(serial, pool.map(both, range(args.images)), strict=True))
+    print(f"8 threads, {args.images} images: {wrong} differ from the serial result")
 
 
 class Files:
@@ -333,19 +301,4 @@ def determinism(args: argparse.Namespace) -> None:
         print(f"{name}: {len(results[name].splitlines())} files, {'the same bytes' if same else 'OTHER BYTES'}")
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> dict[str, Callable[..., None]]:
-    faults_command = commands.add_parser("faults", help="outcomes of damaged files: a table")
-    faults_command.add_argument("--mutations", type=int, default=20_000)
-    crash_command = commands.add_parser("crash", help="kill `mcq encode` at random moments")
-    crash_command.add_argument("--kills", type=int, default=200)
-    crash_command.add_argument("--files", type=int, default=12)
-    load_command = commands.add_parser("load", help="memory over many decodes; threads against serial results")
-    load_command.add_argument("--decodes", type=int, default=10_000)
-    load_command.add_argument("--images", type=int, default=500)
-    load_command.add_argument("--threads-turns", type=int, default=1)
-    workers_command = commands.add_parser("workers", help="data loaders, pools and preforked servers")
-    workers_command.add_argument("--one", help=argparse.SUPPRESS)
-    determinism_command = commands.add_parser("determinism", help="same bytes from every process and thread count")
-    determinism_command.add_argument("--images", required=True)
-    determinism_command.add_argument("--threads", type=int, default=0, help="only print digests, with so many threads")
-    return {"faults": faults, "crash": crash, "load": load, "workers": workers, "determinism": determinism}
+COMMANDS = {"faults": faults, "crash": crash, "load": load, "workers": workers, "determinism": determinism}

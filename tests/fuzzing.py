@@ -1,17 +1,50 @@
-"""What the fuzzer (`benchmarks/fuzz.py`) runs, and the tests replay on the inputs it kept.
+"""Damage: plain mutations, and what the fuzzer (`benchmarks/fuzz.py`) runs and the tests replay on inputs it kept.
 
-The first byte of an input says what the rest is: the bytes of a file, or the parts of one whose checksums are then
-made right, so that the decoder itself is reached.
+The first byte of a fuzzer's input says what the rest is: the bytes of a file, or the parts of one whose checksums
+are then made right, so that the decoder itself is reached.
 """
 
 from __future__ import annotations
 
 import io
+import random
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
 from pillow_mcquic import codec, container, weights
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """Every byte inverted, one at a time."""
+    for at in range(len(data)):
+        yield data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+def cuts(data: bytes) -> Iterator[bytes]:
+    """Every shorter length, from 0."""
+    for length in range(len(data)):
+        yield data[:length]
+
+
+def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Bytes replaced, removed, inserted and repeated, one to eight times."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            at = rng.randrange(len(damaged) + 1)
+            match rng.randrange(4):
+                case 0:
+                    damaged[at : at + 1] = rng.randbytes(1)
+                case 1:
+                    del damaged[at : at + rng.randint(1, 9)]
+                case 2:
+                    damaged[at:at] = rng.randbytes(rng.randint(1, 9))
+                case 3:
+                    damaged[at:at] = damaged[at : at + rng.randint(1, 40)]
+        yield bytes(damaged)
 
 
 def whole_file(data: bytes) -> bytes:
