@@ -34,9 +34,13 @@ def arguments() -> argparse.Namespace:
     load.add_argument("--images", type=int, default=500)
     workers = commands.add_parser("workers", help="data loaders, pools and preforked servers")
     workers.add_argument("--one", help=argparse.SUPPRESS)
-    determinism = commands.add_parser("determinism", help="same bytes from every process and thread count")
+    determinism = commands.add_parser(
+        "determinism", help="same bytes and codes, whatever process, threads or processor"
+    )
     determinism.add_argument("--images", required=True)
-    determinism.add_argument("--threads", type=int, default=0, help="only print digests, with so many threads")
+    determinism.add_argument("--files", help=argparse.SUPPRESS)
+    determinism.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    determinism.add_argument("--encode", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

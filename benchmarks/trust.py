@@ -24,8 +24,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_mcquic
-from pillow_mcquic import container
+from pillow_mcquic import codec, container, runtime
 from tests.fuzzing import cuts, flips, mutations
+from tests.instruction_sets import INSTRUCTION_SETS
 
 from .speed import peak_mb
 
@@ -269,36 +270,55 @@ def opened_length(data: bytes) -> int:
     return len(opened(data))
 
 
-def digests(folder: str, threads: int) -> None:
-    """Digest of the file of every picture of a folder at the default quality."""
+def digests(args: argparse.Namespace) -> None:
+    """Of every picture: digest of its file, if it shall be made here, and of the codes in the file given."""
     import torch
 
-    torch.set_num_threads(threads)
-    for path in sorted(Path(folder).iterdir()):
-        with Image.open(path) as image:
-            print(path.name, hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest())
+    torch.set_num_threads(args.threads)
+    for path in sorted(Path(args.images).iterdir()):
+        made = ""
+        if args.encode:
+            with Image.open(path) as image:
+                made = hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest()
+        parsed = container.read(io.BytesIO(Path(args.files, f"{path.stem}.mcq").read_bytes()))
+        codes, _ = codec.Engine(codec.load_weights(parsed.header.model)).read_streams(parsed.codes, parsed.header)
+        print(made, hashlib.sha256(b"".join(level.tobytes() for level in codes)).hexdigest())
+
+
+def same(equal: bool) -> str:
+    return "the same" if equal else "OTHER"
 
 
 def determinism(args: argparse.Namespace) -> None:
-    """Bytes of the same pictures from several processes, with one and two threads."""
-    if args.threads:
-        digests(args.images, args.threads)
+    """Bytes of the same pictures from several processes and thread counts; codes of a file whatever reads it."""
+    if args.files:
+        digests(args)
         return
-    results: dict[str, str] = {}
-    for name, threads in (("1 thread", 1), ("1 thread again", 1), ("2 threads", 2), ("2 threads again", 2)):
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks",
-            "determinism",
-            "--images",
-            args.images,
-            "--threads",
-            str(threads),
-        ]
-        results[name] = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        same = results[name] == results["1 thread"]
-        print(f"{name}: {len(results[name].splitlines())} files, {'the same bytes' if same else 'OTHER BYTES'}")
+    runs: dict[str, tuple[int, bool, dict[str, str]]] = {
+        "1 thread": (1, True, {}),
+        "1 thread again": (1, True, {}),
+        "2 threads": (2, True, {}),
+        "2 threads again": (2, True, {}),
+    }
+    for precision in ("float32", "bfloat16"):
+        for name, env in INSTRUCTION_SETS.items():
+            runs[f"{precision}, {name}"] = (2, False, {**env, runtime.PRECISION_VARIABLE: precision})
+    print("| reader and writer | files | bytes | codes |\n|---|---|---|---|")
+    first: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted(Path(args.images).iterdir()):
+            with Image.open(path) as image:
+                image.convert("RGB").save(Path(folder, f"{path.stem}.mcq"))
+        for name, (threads, encode, env) in runs.items():
+            command = [sys.executable, "-m", "benchmarks", "determinism", "--images", args.images, "--files", folder]
+            command += ["--threads", str(threads)] + ["--encode"] * encode
+            done = subprocess.run(command, env={**os.environ, **env}, check=True, capture_output=True, text=True)
+            lines = done.stdout.splitlines()
+            first = first or lines
+            made, codes = zip(*(line.rsplit(" ", 1) for line in lines), strict=True)
+            expected_made, expected_codes = zip(*(line.rsplit(" ", 1) for line in first), strict=True)
+            files = same(made == expected_made) if encode else "-"
+            print(f"| {name} | {len(lines)} | {files} | {same(codes == expected_codes)} |", flush=True)
 
 
 COMMANDS = {"faults": faults, "crash": crash, "load": load, "workers": workers, "determinism": determinism}

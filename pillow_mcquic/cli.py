@@ -70,10 +70,11 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
     data = io.BytesIO()
     write(data)
     size = data.getbuffer().nbytes
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
-    part = Path(name)
+    part = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
+        part = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data.getbuffer())
             file.flush()
@@ -81,12 +82,15 @@ def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> 
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)  # mkstemp made it private
-        if not overwrite and os.path.lexists(target):
-            raise FileExistsError(f"{target} exists (use --overwrite)")
-        os.replace(part, target)
-        return size
+        if overwrite or not os.path.lexists(target):
+            os.replace(part, target)
+            return size
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
+    raise FileExistsError(f"{target} exists (use --overwrite)")
 
 
 # tags that describe how a TIFF file is laid out, not the picture: Pillow gives them out with the EXIF of a TIFF

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,21 @@ def test_failed_overwrite_keeps_the_old_file(folder: Path) -> None:
     assert cli.main(["encode", "--overwrite", str(folder / "deep.png")]) == 1
     assert (folder / "deep.mcq").read_text() == "precious"
     assert list(folder.glob(".*")) == []
+
+
+def test_full_disk_is_named_and_leaves_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = folder / "a.mcq"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(target), "--overwrite"]) == 1
+    assert f"cannot write {target}: No space left on device" in capsys.readouterr().err
+    assert target.read_bytes() == b"old"
+    assert not list(folder.glob(".mcq-*"))
 
 
 def test_two_inputs_never_share_an_output(folder: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,8 @@ from PIL import Image
 
 from pillow_mcquic import codec, container, runtime
 
+from .instruction_sets import INSTRUCTION_SETS
+
 GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
@@ -83,14 +85,6 @@ def test_codes_whatever_the_caller_set_for_torch() -> None:
         assert all_digests() == EXPECTED
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-INSTRUCTION_SETS = {
-    "avx512 with amx": {},
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "sse": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
-}
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)

@@ -32,7 +32,8 @@ from pillow_mcquic.model.prior import (
     pad,
     to_class,
 )
-from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, lattice, nearest, pick, search
+from pillow_mcquic.model.quantiser import FIRST_STEP_CLASS, Bank, Codebooks, Rates, lattice, nearest, pick, search
+from pillow_mcquic.training.objective import fractional_steps
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,32 @@ def test_rows_and_planes_are_inverse() -> None:
     assert rows.shape == (3, 40, 2)
     assert torch.equal(rows[1, 7], x[0, 2:4, 1, 2])
     assert torch.equal(books.planes(rows, 2, (4, 5)), x)
+
+
+def test_class_sets_the_step() -> None:
+    """With twice the step a vector twice as large becomes the same word, twice as large."""
+    books = Codebooks(Bank(groups=2, dim=2, stages=((64, 1.0),)), 24)
+    books.initialise(seed=0)
+    with torch.no_grad():
+        books.log_step[1, 9 - FIRST_STEP_CLASS :] = math.log(2)
+    x = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(1))
+    classes = torch.full((2, 30, 1), 9, dtype=torch.uint8)
+    codes = books.assign(torch.cat([x, 2 * x]), classes, [torch.zeros(2, 1, 24, 64)], torch.zeros(1))
+    quantised = books.sum_words(codes[None], classes[None])[0]
+    assert torch.allclose(quantised[2:], 2 * quantised[:2])
+    assert (quantised[:2] - x).square().sum(0).sqrt().max() < 0.63  # the covering radius of A2 with unit cells: 0.62
+
+
+@pytest.mark.parametrize("classes", [[0, 5, 6, 7, 15, 22]])
+def test_steps_of_whole_classes_are_the_same_in_training(classes: list[int]) -> None:
+    books = Codebooks(Bank(groups=1, dim=2, stages=((4, 1.0),)), 24)
+    with torch.no_grad():
+        books.log_step.normal_(generator=torch.Generator().manual_seed(2))
+    whole = torch.tensor([classes])
+    fractional = fractional_steps(books, whole.float())
+    assert torch.allclose(fractional, books.steps(whole)[..., 0])
+    between = fractional_steps(books, torch.tensor([[10.5]])).log()
+    assert torch.allclose(between[0, 0], (books.log_step[0, 4] + books.log_step[0, 5]) / 2)
 
 
 def integer_inputs(network: ClassNetwork) -> Tensor:

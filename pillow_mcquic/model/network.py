@@ -63,7 +63,7 @@ class Config:
     # how many of the last channels of y1 take the linear shortcut alone: no mean, no part in the networks
     linear_channels: int = 128
     # squared error, in quantiser steps, that the encoder accepts to save a bit, for each quality
-    error_per_bit: tuple[float, ...] = (0.06, 0.09, 0.11, 0.14, 0.16, 0.18, 0.19, 0.2)
+    error_per_bit: tuple[float, ...] = (0.11,) * QUALITIES
 
     def banks(self, level: int) -> tuple[Bank, ...]:
         """The banks of level 1, 2 or 3."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -24,6 +25,11 @@ from ..model.quantiser import FIRST_STEP_CLASS, Codebooks, Quantiser, Rates, pic
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
+# What a squared step of error must cost in bits of distortion, everywhere: at high rate a step is best where
+# D = w * step^2 / 12 and R = -log2(step) per sample fall alike, w = 6 / ln 2 = 8.7 (8.7 to 10 for lattices of 1 to 8
+# dimensions)
+ERROR_COST = 9.0
+ERROR_COST_MEMORY = 0.98  # of the running sums, per step
 # codewords enter the class networks rounded to this grid, as the integer networks will see them
 EMBEDDING_GRID = 64.0
 
@@ -39,25 +45,26 @@ def student_nats(energy: Tensor, log_scale: Tensor, dim: int) -> Tensor:
 
 
 def fractional_steps(codebooks: Codebooks, classes: Tensor) -> Tensor:
-    """`Codebooks.steps` for fractional classes (groups, N) -> (groups, N), with a gradient where there is a choice.
-
-    In quiet classes, whose vectors all become word 0, the straight-through gradient of a step means nothing.
-    """
+    """`Codebooks.steps` for fractional classes (groups, N) -> (groups, N)."""
     row = (classes - FIRST_STEP_CLASS).clamp(0, codebooks.log_step.shape[1] - 1.001)
     low = row.floor()
     table, at = codebooks.log_step, low.long()
-    step = torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + 1), row - low).exp()
-    return torch.where(classes < FIRST_STEP_CLASS, step.detach(), step)
+    return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + 1), row - low).exp()
 
 
 class BankTables(nn.Module):
     """Learned logits of one bank's probability tables: `logits[stage]` is (groups, contexts, classes, K).
 
     Context 0: all coarser words of the vector were zero; context 1: some were not.
+    `error_cost`: running sums of what the errors of each group, quality and class cost in bits, and of what they would
+    at one bit per squared step, (2, groups, QUALITIES, classes).
     """
+
+    error_cost: Tensor
 
     def __init__(self, codebooks: Codebooks, classes: int) -> None:
         super().__init__()
+        self.register_buffer("error_cost", torch.zeros(2, codebooks.bank.groups, QUALITIES, classes))
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
         for stage, words in enumerate(codebooks.words):
@@ -67,12 +74,12 @@ class BankTables(nn.Module):
             self.logits.append(nn.Parameter(-nats[:, None].repeat(1, contexts, 1, 1)))
 
     def forward(
-        self, codebooks: Codebooks, x: Tensor, classes: Tensor, error_per_bit: Tensor
+        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise with gradients.
 
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
-        error_per_bit: the squared error that a saved bit is worth, (B,).
+        quality (B,); error_per_bit: the squared error that a saved bit is worth, (B,).
         Returns the quantised residuals (straight-through to the latent and to the codewords), the same
         rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
@@ -80,9 +87,8 @@ class BankTables(nn.Module):
         groups, dim = codebooks.bank.groups, codebooks.bank.dim
         top = self.logits[0].shape[2] - 1
         c = classes.permute(1, 0, 2, 3).reshape(groups, -1).clamp(0, top - 0.001)
-        unscaled = codebooks.rows(x)  # (groups, N, dim)
         step = fractional_steps(codebooks, c.detach())[..., None]
-        rows = unscaled / step
+        rows = codebooks.rows(x) / step  # (groups, N, dim)
         low = c.detach().floor()
         share = c - low
         low = low.long()
@@ -104,12 +110,43 @@ class BankTables(nn.Module):
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
-        # the step is chosen by rate and distortion; the commitment would only make it larger
-        commitment = ((total - unscaled / step.detach()) ** 2).sum()
-        quantised = rows + (total - rows).detach() + (total - total.detach())
+        commitment = ((total - rows) ** 2).sum()
+        error = (total - rows).detach()
+        quantised = rows + error + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
         planes = codebooks.planes
-        return planes(quantised * step, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
+        decoded = quantised * step
+        if decoded.requires_grad:
+            rank = (quality.round().long() - 1).repeat_interleave(h * w)
+            decoded.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self.observe(gradient * step, error, rank, c.detach())
+            )
+        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
+
+    def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:
+        """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""
+        _, groups, _, count = self.error_cost.shape
+        cost = torch.stack([(gradient * error).sum(-1), 2 * error.square().sum(-1)]).flatten(1)
+        at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes.round().long()
+        self.error_cost.mul_(ERROR_COST_MEMORY).flatten(1).index_add_(1, at.flatten(), cost)
+
+    def allocation(self, area: float) -> tuple[Tensor, Tensor]:
+        """By how much to raise log gains (groups, QUALITIES) and log steps (groups, classes - FIRST_STEP_CLASS).
+
+        Then an error would cost the same at every quality and in every class.  area: pixels of a training batch.
+        """
+        cost, unit = self.error_cost[..., FIRST_STEP_CLASS:]
+
+        def excess(dim: int) -> Tensor:
+            mine, units = cost.sum(dim) * area, unit.sum(dim)
+            ratio = mine.clamp(min=1e-9) / (ERROR_COST * units.clamp(min=1e-9))
+            known = units / (units + 0.02 * units.mean(1, keepdim=True) + 1e-9)
+            return torch.log(ratio).clamp(-1, 1).mul(known)
+
+        by_class = excess(1)
+        weight = unit.sum(1)
+        mean = (by_class * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-9)
+        return excess(2) / 2, (mean - by_class) / 2
 
 
 class LevelTables(nn.Module):
@@ -120,11 +157,11 @@ class LevelTables(nn.Module):
         self.banks = nn.ModuleList([BankTables(bank, config.classes) for bank in quantiser.codebooks])
 
     def forward(
-        self, quantiser: Quantiser, x: Tensor, classes: Tensor, error_per_bit: Tensor
+        self, quantiser: Quantiser, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `BankTables.forward`, for a whole level without context."""
         results = [
-            tables(bank, part, part_classes, error_per_bit)
+            tables(bank, part, part_classes, quality, error_per_bit)
             for tables, bank, part, part_classes in zip(
                 self.banks,
                 quantiser.codebooks,
@@ -157,6 +194,10 @@ class Objective(nn.Module):
         self.context_networks = nn.ModuleList(
             [ContextNetwork(n, bank.groups, hidden) for n, bank in zip(before[1:], banks[1:], strict=True)]
         )
+        model.log_gain_1.requires_grad_(False)  # set by `allocate`
+        for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):
+            for codebooks in quantiser.codebooks:
+                codebooks.log_step.requires_grad_(False)  # of levels 2 and 3: always 0
         self.tables_1, self.tables_2, self.tables_3 = (
             LevelTables(quantiser, model.config) for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
         )
@@ -175,13 +216,14 @@ class Objective(nn.Module):
         with off:
             gain = m.gain(3, quality)
             classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
-            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, error_per_bit)
+            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, quality, error_per_bit)
             z3 = r3 / gain
         features, mean = m.predict_2(z3, quality, (y2.shape[2], y2.shape[3]))
         with off:
             gain = m.gain(2, quality)
             classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
-            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, (y2 - mean) * gain, classes, error_per_bit)
+            scaled = (y2 - mean) * gain
+            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, scaled, classes, quality, error_per_bit)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
         mean = m.mean_1(features)
@@ -191,7 +233,7 @@ class Objective(nn.Module):
             classes = self.class_network_1(torch.cat([seen2, above], 1), quality)
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
             mean = F.pad(mean, (0, 0, 0, 0, 0, m.config.linear_channels))
-            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, error_per_bit)
+            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, quality, error_per_bit)
             z1 = r1 / gain + mean
         return (
             m.synthesise(z1, features, quality),
@@ -199,7 +241,9 @@ class Objective(nn.Module):
             (commitment1 + commitment2 + commitment3),
         )
 
-    def quantise_1(self, x: Tensor, outputs: Tensor, error_per_bit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def quantise_1(
+        self, x: Tensor, outputs: Tensor, quality: Tensor, error_per_bit: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise y1 bank by bank, each one's classes helped by the codewords of those before it.
 
         x: scaled residuals (B, n1, h, w); outputs: of class network 1.  Returns the quantised residuals, bits and
@@ -217,11 +261,30 @@ class Objective(nn.Module):
             mine = base[i]
             if i:
                 mine = mine + self.context_networks[i - 1](torch.cat(energies, 1), coarse[i - 1])
-            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, error_per_bit)
+            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, quality, error_per_bit)
             energies.append(log_energy(seen, bank.bank.dim))
             quantised.append(words)
             bits, commitment = bits + bank_bits, commitment + bank_commitment
         return torch.cat(quantised, 1), bits, commitment
+
+    @torch.no_grad()
+    def allocate(self, area: float, speed: float) -> None:
+        """Move the gains and steps of level 1, and the classes with them, towards equal cost of errors everywhere.
+
+        The straight-through gradient would not do: it takes the error of a vector that became word 0 for one that a
+        smaller step reduces.  area: pixels of a training batch; speed: share of the way.
+        """
+        start = group = 0
+        all_tables = cast(list[BankTables], list(self.tables_1.banks))
+        for tables, codebooks in zip(all_tables, self.model.quantiser1.codebooks, strict=True):
+            bank = codebooks.bank
+            gains, steps = tables.allocation(area)
+            gains = (speed * gains).t()  # (QUALITIES, groups)
+            codebooks.log_step.add_(speed * steps)
+            channels = slice(start, start + bank.groups * bank.dim)
+            self.model.log_gain_1[:, channels] += gains.repeat_interleave(bank.dim, 1)
+            self.class_network_1.class_bias[:, group : group + bank.groups] += gains / LOG_SCALE_STEP
+            start, group = channels.stop, group + bank.groups
 
 
 def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) -> None:

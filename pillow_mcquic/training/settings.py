@@ -31,6 +31,7 @@ class Settings:
     adam_rate: float = 3e-4
     slow: float = 0.1  # factor for codebooks and the KLT
     tables: float = 10.0  # factor for the probability tables
+    allocation: float = 0.01  # share of the way that gains and steps go in a step towards equal cost of errors
     warmup: int = 100
     hold: float = 0.3  # share of the steps at the full rate; then cosine down to `floor`
     floor: float = 0.01

@@ -55,7 +55,7 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
     for name, parameter in objective.named_parameters():
         if "klt_" in name or ".words." in name:
             slow.append(parameter)
-        elif ".logits." in name or name.endswith(".log_step"):
+        elif ".logits." in name:
             tables.append(parameter)
         elif name.endswith(".weight") and parameter.ndim == 2:
             matrices.append(parameter)
@@ -215,6 +215,7 @@ def train(
         if bool(torch.isfinite(norm)):
             for optimiser in opts:
                 optimiser.step()
+            objective.allocate(area, settings.allocation * settings.rate_factor(step))
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
