@@ -1,4 +1,4 @@
-"""`python -m benchmarks rd|speed|faults|crash|load|workers|determinism`: figures on your own photos and machine."""
+"""`python -m benchmarks rd|speed|peers|faults|crash|load|workers|determinism`: figures on your photos and machine."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def arguments() -> argparse.Namespace:
     speed.add_argument("--megapixels", default="0.4,2,12,50")
     speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     speed.add_argument("--quality", type=float, default=4)
+    peers = commands.add_parser("peers", help="seconds beside other codecs, in turn, at equal bytes")
+    peers.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
+    peers.add_argument("--megapixels", default="0.4,2,12")
+    peers.add_argument("--threads", default="1,2")
+    peers.add_argument("--quality", type=float, default=4)
+    peers.add_argument("--rounds", type=int, default=5)
+    peers.add_argument("--learned", default="", help="bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor (CompressAI)")
     faults = commands.add_parser("faults", help="outcomes of damaged files: a table")
     faults.add_argument("--mutations", type=int, default=20_000)
     crash = commands.add_parser("crash", help="kill `mcq encode` at random moments")
@@ -51,6 +58,8 @@ def main() -> None:
         from .rd import run
     elif args.command == "speed":
         from .speed import run
+    elif args.command == "peers":
+        from .peers import run
     else:
         from .trust import COMMANDS
 
