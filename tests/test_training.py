@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt
 from pillow_mcquic.training.export import export
+from pillow_mcquic.training.objective import ERROR_COST
 from pillow_mcquic.training.settings import Settings
 from pillow_mcquic.training.train import distortions, train, untrained
 
@@ -101,6 +103,37 @@ def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:
     assert torch.allclose(basis @ basis.t(), torch.eye(32), atol=1e-5)
     assert (deviation[:-1] >= deviation[1:]).all()
     assert 0 < float(mean.mean()) < 1
+
+
+def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
+    """An error that costs four times what it should halves the step, by its gain or by its class."""
+    objective = untrained(settings)
+    for tables in objective.tables_1.banks:
+        cost, unit = tables.error_cost.view(2, -1, 8, 24)
+        unit.fill_(1)
+        cost.fill_(ERROR_COST)
+    gain = objective.model.log_gain_1.clone()
+    objective.allocate(area=1.0, speed=1.0)
+    assert torch.allclose(objective.model.log_gain_1, gain, atol=1e-6)
+
+    first = objective.tables_1.banks[0].error_cost.view(2, -1, 8, 24)
+    first[0, 3, 5] *= 4  # group 3 at quality 6
+    first[0, 4, :, 15] /= 2  # group 4 in class 15
+    objective.allocate(area=1.0, speed=1.0)
+    shift = objective.model.log_gain_1 - gain
+    assert shift[5, 3] == pytest.approx(0.5, rel=0.03)  # of log 2, at most half a unit at once
+    assert shift[4, 3] == pytest.approx(0, abs=1e-6)
+    steps = objective.model.quantiser1.codebooks[0].log_step
+    assert steps[4, 15 - 6] == pytest.approx(math.log(2) / 2, rel=0.1)
+    assert steps[5].count_nonzero() == 0
+
+
+def test_a_run_measures_what_errors_cost(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)["objective"]
+    cost, unit = state["tables_1.banks.0.error_cost"]
+    assert unit.count_nonzero() > 20
+    assert (cost[unit > 0] > 0).float().mean() > 0.8  # errors cost, but for noise
+    assert state["model.log_gain_1"][:, 0].diff().count_nonzero() == 7
 
 
 def test_stopped_and_resumed_run_equals_an_unbroken_one(

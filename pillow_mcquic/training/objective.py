@@ -57,14 +57,14 @@ class BankTables(nn.Module):
 
     Context 0: all coarser words of the vector were zero; context 1: some were not.
     `error_cost`: running sums of what the errors of each group, quality and class cost in bits, and of what they would
-    at one bit per squared step, (2, groups, QUALITIES, classes).
+    at one bit per squared step, (2, groups, QUALITIES * classes).
     """
 
     error_cost: Tensor
 
     def __init__(self, codebooks: Codebooks, classes: int) -> None:
         super().__init__()
-        self.register_buffer("error_cost", torch.zeros(2, codebooks.bank.groups, QUALITIES, classes))
+        self.register_buffer("error_cost", torch.zeros(2, codebooks.bank.groups, QUALITIES * classes))
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
         for stage, words in enumerate(codebooks.words):
@@ -125,23 +125,27 @@ class BankTables(nn.Module):
 
     def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:
         """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""
-        _, groups, _, count = self.error_cost.shape
+        groups, count = self.logits[0].shape[0], self.logits[0].shape[2]
         cost = torch.stack([(gradient * error).sum(-1), 2 * error.square().sum(-1)]).flatten(1)
         at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes.round().long()
-        self.error_cost.mul_(ERROR_COST_MEMORY).flatten(1).index_add_(1, at.flatten(), cost)
+        self.error_cost.mul_(ERROR_COST_MEMORY).view(2, -1).index_add_(1, at.flatten(), cost)
 
     def allocation(self, area: float) -> tuple[Tensor, Tensor]:
         """By how much to raise log gains (groups, QUALITIES) and log steps (groups, classes - FIRST_STEP_CLASS).
 
-        Then an error would cost the same at every quality and in every class.  area: pixels of a training batch.
+        Then an error would cost the same at every quality and in every class; one seldom seen goes with the one below
+        it.  area: pixels of a training batch.
         """
-        cost, unit = self.error_cost[..., FIRST_STEP_CLASS:]
+        cost, unit = self.error_cost.view(2, len(self.logits[0]), QUALITIES, -1)[..., FIRST_STEP_CLASS:]
 
         def excess(dim: int) -> Tensor:
             mine, units = cost.sum(dim) * area, unit.sum(dim)
             ratio = mine.clamp(min=1e-9) / (ERROR_COST * units.clamp(min=1e-9))
             known = units / (units + 0.02 * units.mean(1, keepdim=True) + 1e-9)
-            return torch.log(ratio).clamp(-1, 1).mul(known)
+            found = torch.log(ratio).clamp(-1, 1) * known
+            for i in range(1, found.shape[1]):
+                found[:, i] += (1 - known[:, i]) * found[:, i - 1]
+            return found
 
         by_class = excess(1)
         weight = unit.sum(1)

@@ -215,6 +215,11 @@ def train(
         if bool(torch.isfinite(norm)):
             for optimiser in opts:
                 optimiser.step()
+            if world > 1:
+                for name, running in objective.named_buffers():
+                    if name.endswith("error_cost"):
+                        dist.all_reduce(running)
+                        running /= world
             objective.allocate(area, settings.allocation * settings.rate_factor(step))
         else:
             say(f"{step} skipped: gradient is not finite")
