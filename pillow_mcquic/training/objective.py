@@ -142,7 +142,7 @@ class BankTables(nn.Module):
             mine, units = cost.sum(dim) * area, unit.sum(dim)
             ratio = mine.clamp(min=1e-9) / (ERROR_COST * units.clamp(min=1e-9))
             known = units / (units + 0.02 * units.mean(1, keepdim=True) + 1e-9)
-            found = torch.log(ratio).clamp(-1, 1) * known
+            found: Tensor = torch.log(ratio).clamp(-1, 1) * known
             for i in range(1, found.shape[1]):
                 found[:, i] += (1 - known[:, i]) * found[:, i - 1]
             return found
