@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .model.network import Model
+    from .model.quantiser import Costs
     from .weights import Weights
 
 QUALITY_DEFAULT = 4.0
@@ -109,9 +110,9 @@ class Engine:
         self.tile_positions = tile_positions
         self.device = runtime.device()
         self.dtype = runtime.network_dtype(self.device)
-        self.model, self.bits = weights.model, weights.bits
+        self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
-            self.model, self.bits = _on_device(weights, self.device)
+            self.model, self.costs = _on_device(weights, self.device)
 
     def networks(self) -> torch.autocast:
         """Context in which the networks run at the chosen precision; touches this thread only."""
@@ -187,11 +188,11 @@ class Engine:
             size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
             # (the prior's float64 is beyond autocast)
             classes3 = prior.classes_3(quality, size3).to(self.device)
-            codes3 = self._assign(3, 0, (y3 * model.gain(3, q))[0], classes3, quality)
+            codes3 = self._assign(3, 0, (y3 * model.gain(3, q))[0], classes3)
             z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
             features, mean = model.predict_2(z3, q, size2)
             classes2 = prior.classes_2(codes3, quality, size2)
-            codes2 = self._assign(2, 0, ((y2 - mean) * model.gain(2, q))[0], classes2, quality)
+            codes2 = self._assign(2, 0, ((y2 - mean) * model.gain(2, q))[0], classes2)
             z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
             features = model.predict_1(z2, features, q, (h, w))
 
@@ -204,7 +205,7 @@ class Engine:
             parts = torch.split(y1, model.quantiser1.channel_split)
 
             codes1, classes1 = self._level_1(
-                lambda bank, classes: self._assign(1, bank, parts[bank], classes, quality),
+                lambda bank, classes: self._assign(1, bank, parts[bank], classes),
                 codes3,
                 codes2,
                 quality,
@@ -215,13 +216,12 @@ class Engine:
                 [classes.cpu().numpy() for classes in (classes1, classes2, classes3)],
             )
 
-    def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor, quality: int) -> Tensor:
+    def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor) -> Tensor:
         """Scaled residuals of a bank (channels, h, w) -> its codes, some rows at a time."""
         codebooks = self.model.banks(level)[bank]
-        error_per_bit = self.model.error_per_bit(self._quality(quality))
         rows = max(1, self.tile_positions // x.shape[2])
         strips = [
-            codebooks.assign(part, part_classes, self.bits[level - 1][bank], error_per_bit)
+            codebooks.assign(part, part_classes, self.costs[level - 1][bank])
             for part, part_classes in zip(self.torch.split(x, rows, 1), self.torch.split(classes, rows, 1), strict=True)
         ]
         return self.torch.cat(strips, 1)
@@ -320,19 +320,28 @@ class Engine:
         return pixels[:, :, 0] if grey else pixels
 
 
-def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[list[Tensor]]]]:
+def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[Costs]]]:
     """A copy of the networks and the words' costs on another device, made once."""
     import copy
+
+    from .model.quantiser import Costs
 
     key = weights.id + str(where).encode()
     with runtime.lock:
         if key not in _device_copies:
-            bits = [[[costs.to(where) for costs in bank] for bank in level] for level in weights.bits]
-            _device_copies[key] = copy.deepcopy(weights.model).to(where), bits
+            model = copy.deepcopy(weights.model).to(where)
+            costs = [
+                [
+                    Costs(bank, mine.bits, weights.config.error_per_bit)
+                    for bank, mine in zip(model.banks(level), weights.costs[level - 1], strict=True)
+                ]
+                for level in (1, 2, 3)
+            ]
+            _device_copies[key] = model, costs
         return _device_copies[key]
 
 
-_device_copies: dict[bytes, tuple[Model, list[list[list[Tensor]]]]] = {}
+_device_copies: dict[bytes, tuple[Model, list[list[Costs]]]] = {}
 
 
 def pack_alpha(alpha: NDArray[np.uint8]) -> bytes:

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from .container import BadFileError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .coder import LevelTables
     from .model.network import Config, Model
     from .model.prior import Prior
+    from .model.quantiser import Costs
 
 BUNDLED = Path(__file__).parent / "weights"
 DEFAULT_ID = (BUNDLED / "default").read_text().strip() if (BUNDLED / "default").exists() else ""
@@ -78,7 +77,7 @@ def compute_id(config: str, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 class Weights:
     """A loaded weights file: `model` decides pixels, `prior` and `tables` (levels 1, 2, 3) decide the parse.
 
-    `bits`: for the encoder, what each word costs, by level, bank and stage, (groups, contexts, classes, K) float32.
+    `costs`: for the encoder, what words cost, by level and bank.
     """
 
     id: bytes
@@ -86,7 +85,7 @@ class Weights:
     model: Model
     prior: Prior
     tables: tuple[LevelTables, LevelTables, LevelTables]
-    bits: list[list[list[Tensor]]]
+    costs: list[list[Costs]]
 
 
 def save(
@@ -136,6 +135,7 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     from .coder import LevelTables
     from .model.network import Config, Model
     from .model.prior import Prior
+    from .model.quantiser import Costs
 
     config = Config.from_dict(json.loads(config_text))
     parameters = {
@@ -148,20 +148,25 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     model.load_state_dict(parameters, assign=True)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prior = Prior(config, {k: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("prior.")})
-    levels, bits = [], []
+    levels, costs = [], []
     for level in (1, 2, 3):
         counts = [
             [torch.from_numpy(arrays[f"tables.{level}.{b}.{s}"].astype(np.float32)) for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))
         ]
-        bits.append([[16 - table.log2() for table in bank] for bank in counts])
+        costs.append(
+            [
+                Costs(bank, [16 - table.log2() for table in mine], config.error_per_bit)
+                for bank, mine in zip(model.banks(level), counts, strict=True)
+            ]
+        )
         groups = [
             [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))
             for g in range(bank.groups)
         ]
         levels.append(LevelTables(groups))
-    return Weights(model_id, config, model, prior, (levels[0], levels[1], levels[2]), bits)
+    return Weights(model_id, config, model, prior, (levels[0], levels[1], levels[2]), costs)
 
 
 def dump_config(config: Config) -> str:

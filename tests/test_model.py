@@ -32,7 +32,18 @@ from pillow_mcquic.model.prior import (
     pad,
     to_class,
 )
-from pillow_mcquic.model.quantiser import FIRST_STEP_CLASS, Bank, Codebooks, Rates, lattice, nearest, pick, search
+from pillow_mcquic.model.quantiser import (
+    FIRST_STEP_CLASS,
+    Bank,
+    Choice,
+    Codebooks,
+    Costs,
+    Rates,
+    lattice,
+    nearest,
+    pick,
+    search,
+)
 from pillow_mcquic.training.objective import fractional_steps
 
 
@@ -91,28 +102,27 @@ def test_nearest_is_nearest() -> None:
     assert torch.equal(nearest(vectors, words), distance.argmin(-1))
 
 
-def priced(*stages: list[float]) -> Rates:
-    """One group, one class: a price list for each stage, the same in both contexts, and one vector."""
-    bits = [torch.tensor(stage)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, stage in enumerate(stages)]
-    return Rates(bits, torch.zeros(1, 1, dtype=torch.int64))
+def searched(value: float, words: list[list[float]], prices: list[list[float]], error_per_bit: float) -> list[int]:
+    """Codes of one number: one group, one class; a price list for each stage, the same in both contexts."""
+    books = [torch.tensor(stage)[None, :, None] for stage in words]
+    bits = [torch.tensor(s)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, s in enumerate(prices)]
+    rates = Rates(bits, torch.zeros(1, 1, dtype=torch.int64))
+    return [
+        c.item() for c in search(torch.tensor([[[value]]]), books, rates, Choice(books[-1], bits[-1], error_per_bit))
+    ]
 
 
 @pytest.mark.parametrize(("value", "chosen"), [(0.9, 1), (0.6, 0), (0.66, 1), (0.64, 0)])
 def test_search_weighs_error_against_bits(value: float, chosen: int) -> None:
     """Word 0 is v^2 off, word 1 (1 - v)^2 and 3 bits dearer: at 0.1 a bit they are equal at v = 0.65."""
-    words = torch.tensor([[[0.0], [1.0]]])
-    (index,) = search(torch.tensor([[[value]]]), [words], priced([0.0, 3.0]), torch.tensor(0.1))
-    assert index.item() == chosen
+    assert searched(value, [[0.0, 1.0]], [[0.0, 3.0]], 0.1) == [chosen]
 
 
 def test_search_leaves_a_coarse_word_out_where_a_fine_one_will_do() -> None:
     """The coarse word 4 and the fine word -1 reach 3 exactly; the fine word 2 alone is 1 off and 5 bits cheaper."""
-    words = [torch.tensor([[[0.0], [4.0], [-4.0]]]), torch.tensor([[[0.0], [-1.0], [2.0], [1.0]]])]
-    rates = priced([0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0])
-    exact = search(torch.tensor([[[3.0]]]), words, rates, torch.tensor(0.01))
-    assert [c.item() for c in exact] == [1, 1]
-    frugal = search(torch.tensor([[[3.0]]]), words, rates, torch.tensor(0.3))
-    assert [c.item() for c in frugal] == [0, 2]
+    words, prices = [[0.0, 4.0, -4.0], [0.0, -1.0, 2.0, 1.0]], [[0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0]]
+    assert searched(3.0, words, prices, 0.01) == [1, 1]
+    assert searched(3.0, words, prices, 0.3) == [0, 2]
 
 
 @pytest.mark.parametrize("fractional", [False, True])
@@ -127,17 +137,16 @@ def test_choice_is_the_least_of_all(fractional: bool) -> None:
     rates = Rates([bits], low, share)
     vectors = torch.randn(groups, count, 2, generator=generator)
     busy = torch.randint(0, 2, (groups, count), generator=generator)
-    error_per_bit = torch.rand(count, generator=generator) * 0.4
     every = torch.arange(k).expand(groups, count, k)
     losses = torch.stack(
         [
             (vectors - pick(words, every[..., i])).square().sum(-1)
-            + error_per_bit * rates.of(0, busy, every[..., i].contiguous())
+            + 0.2 * rates.of(0, busy, every[..., i].contiguous())
             for i in range(k)
         ],
         -1,
     )
-    assert torch.equal(rates.choose(vectors, words, 0, busy, error_per_bit, low >= 0), losses.argmin(-1))
+    assert torch.equal(Choice(words, bits, 0.2)(vectors, rates.row(0, busy), share, low >= 0), losses.argmin(-1))
 
 
 def test_rows_and_planes_are_inverse() -> None:
@@ -157,7 +166,7 @@ def test_class_sets_the_step() -> None:
         books.log_step[1, 9 - FIRST_STEP_CLASS :] = math.log(2)
     x = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(1))
     classes = torch.full((2, 30, 1), 9, dtype=torch.uint8)
-    codes = books.assign(torch.cat([x, 2 * x]), classes, [torch.zeros(2, 1, 24, 64)], torch.zeros(1))
+    codes = books.assign(torch.cat([x, 2 * x]), classes, Costs(books, [torch.zeros(2, 1, 24, 64)], 0.0))
     quantised = books.sum_words(codes[None], classes[None])[0]
     assert torch.allclose(quantised[2:], 2 * quantised[:2])
     assert (quantised[:2] - x).square().sum(0).sqrt().max() < 0.63  # the covering radius of A2 with unit cells: 0.62

@@ -62,8 +62,8 @@ class Config:
     level3: tuple[Bank, ...] = (Bank(groups=24, dim=2, stages=((64, 16.0), (256, 1.0))),)
     # how many of the last channels of y1 take the linear shortcut alone: no mean, no part in the networks
     linear_channels: int = 128
-    # squared error, in quantiser steps, that the encoder accepts to save a bit, for each quality
-    error_per_bit: tuple[float, ...] = (0.11,) * QUALITIES
+    # squared error, in quantiser steps, that the encoder accepts to save a bit
+    error_per_bit: float = 0.11
 
     def banks(self, level: int) -> tuple[Bank, ...]:
         """The banks of level 1, 2 or 3."""
@@ -84,7 +84,6 @@ class Config:
             values[key] = tuple(
                 Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"])) for b in values[key]
             )
-        values["error_per_bit"] = tuple(map(float, values["error_per_bit"]))
         return cls(**values)
 
 
@@ -416,10 +415,6 @@ class Model(nn.Module):
     def banks(self, level: int) -> list[Codebooks]:
         """The codebooks of level 1, 2 or 3."""
         return (self.quantiser1, self.quantiser2, self.quantiser3)[level - 1].codebooks
-
-    def error_per_bit(self, quality: Tensor) -> Tensor:
-        """The squared error, in quantiser steps, that a saved bit is worth at quality (B,) -> (B,)."""
-        return at_quality(quality.new_tensor(self.config.error_per_bit)[:, None], quality)[:, 0]
 
     def gain(self, level: int, quality: Tensor) -> Tensor:
         """Quantiser steps per unit of latent: (B, channels, 1, 1)."""

@@ -136,52 +136,55 @@ class Rates:
             return torch.gather(table, 1, at)
         return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + k), self.share)
 
-    def choose(
-        self, vectors: Tensor, words: Tensor, stage: int, busy: Tensor, error_per_bit: Tensor, where: Tensor
-    ) -> Tensor:
+
+class Choice:
+    """Choice of a word by error and rate, prepared once for given words and prices.
+
+    words (groups, K, dim); bits (groups, contexts, classes, K); error_per_bit: the squared error a saved bit is worth.
+    """
+
+    def __init__(self, words: Tensor, bits: Tensor, error_per_bit: float) -> None:
+        self.error_per_bit = error_per_bit
+        self.zero = words[:, :1]
+        price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
+        # word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
+        away = (words[:, 1:] - self.zero).square().sum(-1).clamp(min=1e-9)[:, None]
+        self.radius = ((away + price[:, :, 1:] - price[:, :, :1]) / away.sqrt() / 2).min(-1).values
+        self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
+
+    def __call__(self, vectors: Tensor, row: Tensor, share: Tensor | None, where: Tensor) -> Tensor:
         """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (groups, N, dim).
 
-        `where` (groups, N) says which vectors need one; the others get word 0.
+        row, share: the table of each vector, and how far it is on the way to the next, as of `Rates`; `where`
+        (groups, N) says which vectors need a word; the others get word 0.
         """
-        row = self.row(stage, busy)
-        bits = self.bits[stage].flatten(1, 2)  # (groups, tables, K)
-        # Word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
-        words_away = (words[:, 1:] - words[:, :1]).square().sum(-1).clamp(min=1e-9)[:, None]
-        least = error_per_bit.min()
-        saved = (bits[:, :, 1:] - bits[:, :, :1]) * torch.where(
-            bits[:, :, 1:] > bits[:, :, :1], least, error_per_bit.max()
-        )
-        radius = ((words_away + saved) / words_away.sqrt() / 2).min(-1).values
-        away = (vectors - words[:, :1]).square().sum(-1).sqrt()
-        reach = torch.gather(radius, 1, row)
-        if self.share is not None:
-            reach = torch.minimum(reach, torch.gather(radius, 1, row + 1))
-        far = (away >= reach) & where
-        augmented = torch.cat([words, half_energy(words), bits.transpose(1, 2) / -2], 2)
-        weight = error_per_bit.expand(row.shape)
+        reach = torch.gather(self.radius, 1, row)
+        if share is not None:
+            reach = torch.minimum(reach, torch.gather(self.radius, 1, row + 1))
+        far = ((vectors - self.zero).square().sum(-1).sqrt() >= reach) & where
 
         def columns(g: int | slice, at: Tensor | slice) -> Tensor:
-            mine, share = row[g, at, None], weight[g, at, None]
-            select = vectors.new_zeros(*mine.shape[:-1], bits.shape[1])
-            if self.share is None:
-                select.scatter_(-1, mine, share)
+            mine = row[g, at, None]
+            select = vectors.new_zeros(*mine.shape[:-1], self.radius.shape[1])
+            if share is None:
+                select.scatter_(-1, mine, 1.0)
             else:
-                up = share * self.share[g, at, None]
-                select.scatter_(-1, mine, share - up).scatter_(-1, mine + 1, up)
+                up = share[g, at, None]
+                select.scatter_(-1, mine, 1 - up).scatter_(-1, mine + 1, up)
             return torch.cat([F.pad(vectors[g, at], (0, 1), value=1.0), select], -1)
 
-        return search_far(far, augmented, columns) * where
+        return search_far(far, self.words, columns) * where
 
 
-def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit: Tensor) -> list[Tensor]:
+def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
     """Residual quantisation by error and rate: of a few choices the one of least |error|^2 + error_per_bit * bits.
 
     The choices: the nearest word stage by stage, with word 0 forced on the first 0, 1, ... stages, and in each case
     at the last stage the word that is best by error and rate.  (Nearest words alone spend a coarse word, and then a
     fine one to correct it, on vectors that a fine word alone serves nearly as well.)
 
-    vectors (groups, N, dim); words (groups, K, dim) for each stage; error_per_bit (N,) or (1,).  Returns the
-    indices of each stage, (groups, N) int64.
+    vectors (groups, N, dim); words (groups, K, dim) for each stage; choice: of the last stage.  Returns the indices
+    of each stage, (groups, N) int64.
     """
     zero = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
     differs, best = zero == 0, list[Tensor]()
@@ -196,10 +199,10 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, error_per_bit
             busy = busy | (index != 0).long()
             codes.append(index)
         # where the last round had word 0 anyway, this one would find the same again
-        codes.append(rates.choose(rest, words[last], last, busy, error_per_bit, differs))
+        codes.append(choice(rest, rates.row(last, busy), rates.share, differs))
         differs = codes[forced] != 0
         error = (rest - pick(words[last], codes[last])).square().sum(-1)
-        loss = error + error_per_bit * (bits + rates.of(last, busy, codes[last]))
+        loss = error + choice.error_per_bit * (bits + rates.of(last, busy, codes[last]))
         better = loss < least
         least = torch.where(better, loss, least)
         best = [torch.where(better, new, old) for new, old in zip(codes, best or codes, strict=True)]
@@ -243,17 +246,16 @@ class Codebooks(nn.Module):
         row = classes.long().sub_(FIRST_STEP_CLASS).clamp_(min=0)
         return torch.gather(self.log_step.exp(), 1, row)[..., None]
 
-    def assign(self, x: Tensor, classes: Tensor, bits: Sequence[Tensor], error_per_bit: Tensor) -> Tensor:
+    def assign(self, x: Tensor, classes: Tensor, costs: Costs) -> Tensor:
         """Codes of a bank by `search`.
 
-        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w); bits: what each word costs, for each
-        stage (groups, contexts, classes, K); error_per_bit: the squared error that a saved bit is worth,
-        (1,).  Returns codes (groups * stages, h, w) int16.
+        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w).  Returns codes, int16,
+        (groups * stages, h, w).
         """
         _, h, w = x.shape
         classes = classes.flatten(1)
         rows = self.rows(x[None]) / self.steps(classes)
-        codes = search(rows, list(self.words), Rates(bits, classes.long()), error_per_bit)
+        codes = search(rows, list(self.words), Rates(costs.bits, classes.long()), costs.choice)
         return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
@@ -267,6 +269,14 @@ class Codebooks(nn.Module):
             total = total + pick(words, index.long())
         total *= self.steps(classes.permute(1, 0, 2, 3).reshape(groups, B * h * w))
         return self.planes(total, B, (h, w))
+
+
+class Costs:
+    """What the words of a bank cost the encoder: `bits` for each stage (groups, contexts, classes, K), and `choice`."""
+
+    def __init__(self, codebooks: Codebooks, bits: Sequence[Tensor], error_per_bit: float) -> None:
+        self.bits = [table.to(codebooks.words[0].device) for table in bits]
+        self.choice = Choice(codebooks.words[-1].detach(), self.bits[-1], error_per_bit)
 
 
 class Quantiser(nn.Module):

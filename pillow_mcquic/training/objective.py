@@ -21,7 +21,7 @@ from ..model.network import (
     log_energy,
     per_channel,
 )
-from ..model.quantiser import FIRST_STEP_CLASS, Codebooks, Quantiser, Rates, pick, search
+from ..model.quantiser import FIRST_STEP_CLASS, Choice, Codebooks, Quantiser, Rates, pick, search
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -74,12 +74,12 @@ class BankTables(nn.Module):
             self.logits.append(nn.Parameter(-nats[:, None].repeat(1, contexts, 1, 1)))
 
     def forward(
-        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: Tensor
+        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise with gradients.
 
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
-        quality (B,); error_per_bit: the squared error that a saved bit is worth, (B,).
+        quality (B,); error_per_bit: the squared error that a saved bit is worth.
         Returns the quantised residuals (straight-through to the latent and to the codewords), the same
         rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
@@ -100,7 +100,8 @@ class BankTables(nn.Module):
         bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
         with torch.no_grad():
             rates = Rates([table.detach() for table in bits], low, share.detach())
-            codes = search(rows, list(codebooks.words), rates, error_per_bit.repeat_interleave(h * w))
+            choice = Choice(codebooks.words[-1], rates.bits[-1], error_per_bit)
+            codes = search(rows, list(codebooks.words), rates, choice)
         rates = Rates(bits, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
@@ -161,7 +162,7 @@ class LevelTables(nn.Module):
         self.banks = nn.ModuleList([BankTables(bank, config.classes) for bank in quantiser.codebooks])
 
     def forward(
-        self, quantiser: Quantiser, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: Tensor
+        self, quantiser: Quantiser, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `BankTables.forward`, for a whole level without context."""
         results = [
@@ -199,6 +200,7 @@ class Objective(nn.Module):
             [ContextNetwork(n, bank.groups, hidden) for n, bank in zip(before[1:], banks[1:], strict=True)]
         )
         model.log_gain_1.requires_grad_(False)  # set by `allocate`
+        model.log_gain_3.requires_grad_(False)
         for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):
             for codebooks in quantiser.codebooks:
                 codebooks.log_step.requires_grad_(False)  # of levels 2 and 3: always 0
@@ -215,7 +217,7 @@ class Objective(nn.Module):
         y1 = m.analyse(x, quality)
         y2, y3 = m.hyper_analyse(m.hyper_features(y1, quality), quality)
         off = torch.autocast(x.device.type, enabled=False)
-        error_per_bit = m.error_per_bit(quality)
+        error_per_bit = m.config.error_per_bit
 
         with off:
             gain = m.gain(3, quality)
@@ -246,7 +248,7 @@ class Objective(nn.Module):
         )
 
     def quantise_1(
-        self, x: Tensor, outputs: Tensor, quality: Tensor, error_per_bit: Tensor
+        self, x: Tensor, outputs: Tensor, quality: Tensor, error_per_bit: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise y1 bank by bank, each one's classes helped by the codewords of those before it.
 
@@ -273,22 +275,28 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def allocate(self, area: float, speed: float) -> None:
-        """Move the gains and steps of level 1, and the classes with them, towards equal cost of errors everywhere.
+        """Move the gains and steps of level 1, the gains of level 3, and the classes with them, towards equal cost.
 
         The straight-through gradient would not do: it takes the error of a vector that became word 0 for one that a
-        smaller step reduces.  area: pixels of a training batch; speed: share of the way.
+        smaller step reduces.  (Level 2 says so little that its costs are noise.)  area: pixels of a training batch;
+        speed: share of the way.
         """
-        start = group = 0
-        all_tables = cast(list[BankTables], list(self.tables_1.banks))
-        for tables, codebooks in zip(all_tables, self.model.quantiser1.codebooks, strict=True):
-            bank = codebooks.bank
-            gains, steps = tables.allocation(area)
-            gains = (speed * gains).t()  # (QUALITIES, groups)
-            codebooks.log_step.add_(speed * steps)
-            channels = slice(start, start + bank.groups * bank.dim)
-            self.model.log_gain_1[:, channels] += gains.repeat_interleave(bank.dim, 1)
-            self.class_network_1.class_bias[:, group : group + bank.groups] += gains / LOG_SCALE_STEP
-            start, group = channels.stop, group + bank.groups
+        model = self.model
+        for level, level_tables, log_gain, classes in (
+            (1, self.tables_1, model.log_gain_1, self.class_network_1.class_bias),
+            (3, self.tables_3, model.log_gain_3, self.class_3),
+        ):
+            start = group = 0
+            for tables, codebooks in zip(level_tables.banks, model.banks(level), strict=True):
+                bank = codebooks.bank
+                gains, steps = cast(BankTables, tables).allocation(area)
+                gains = (speed * gains).t()  # (QUALITIES, groups)
+                channels = slice(start, start + bank.groups * bank.dim)
+                log_gain[:, channels] += gains.repeat_interleave(bank.dim, 1)
+                classes[:, group : group + bank.groups] += gains / LOG_SCALE_STEP
+                if level == 1:
+                    codebooks.log_step.add_(speed * steps)
+                start, group = channels.stop, group + bank.groups
 
 
 def initialise_rates(objective: Objective, lambdas: Tensor, reference: float) -> None:
