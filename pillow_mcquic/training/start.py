@@ -71,6 +71,8 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
     layout = objective.model.config
     with torch.no_grad():
         for name, target in objective.state_dict().items():
+            if name.endswith(".error_cost"):
+                continue  # measured anew
             if name not in source:
                 partial.append(name)
                 continue
