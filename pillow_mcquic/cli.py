@@ -1,4 +1,4 @@
-"""Command `mcq`: encode, decode, info, verify, version, model, train, export."""
+"""Command `mcq`: encode, decode, try, compare, info, verify, version, model, train, export."""
 
 from __future__ import annotations
 
@@ -256,6 +256,29 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
+def compare_command(args: argparse.Namespace) -> int:
+    """Write a page that shows a picture as several codecs keep it, at equal bytes."""
+    import numpy as np
+
+    from . import compare
+
+    target = Path(args.out)
+    if os.path.lexists(target) and not args.overwrite:
+        raise UsageError(f"{target} exists (use --overwrite)")
+    against = [name for name in args.against.split(",") if name]
+    for name in against:
+        compare.named(name)
+    for quality in args.quality:
+        codec.quality_in_256ths(quality)
+    with Image.open(args.image) as image:
+        original = image.convert("RGB")
+    groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
+    text = compare.page(Path(args.image).name, np.asarray(original), groups)
+    size = write_whole(target, lambda file: file.write(text.encode()), args.overwrite)
+    print(f"wrote {target}, {size:,} bytes")
+    return 0
+
+
 CHUNK_NAMES = {
     container.CODES: "codes",
     container.ALPHA: "alpha",
@@ -367,6 +390,14 @@ def parser() -> argparse.ArgumentParser:
     trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
     trial.add_argument("--overwrite", action="store_true", help="replace files that exist")
     trial.set_defaults(run=try_command)
+
+    compare = commands.add_parser("compare", help="a page that shows a picture beside other codecs, at equal bytes")
+    compare.add_argument("image")
+    compare.add_argument("--against", default="avif,webp,jpeg", help="of avif, webp, jpeg, jxl (default: first three)")
+    compare.add_argument("-q", "--quality", type=float, nargs="+", default=[2, 4, 6], help="default 2 4 6")
+    compare.add_argument("-o", "--out", required=True, help="the page, .html")
+    compare.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    compare.set_defaults(run=compare_command)
 
     info = commands.add_parser("info", help="what a file holds")
     info.add_argument("file")

@@ -1,0 +1,164 @@
+"""`mcq compare`: one self-contained page that shows a picture as several codecs keep it in equally many bytes."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+SHOWN = (1600, 1200)  # width and height of the part that a page holds
+TEMPLATE = Path(__file__).parent / "compare.html"
+# codec: format of Pillow and its options beside `quality`, 1 to 100
+PILLOW_CODECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "jpeg": ("JPEG", {"optimize": True, "progressive": True}),
+    "webp": ("WEBP", {"method": 6}),
+    "avif": ("AVIF", {"speed": 6}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A picture as one codec keeps it: its bytes, what they decode to, and how near that is."""
+
+    codec: str
+    setting: str
+    size: int
+    pixels: Pixels
+    metrics: dict[str, float]
+
+
+def encode_pillow(image: Image.Image, format: str, **options: Any) -> bytes:
+    """The file Pillow writes."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def decode_pillow(data: bytes) -> Pixels:
+    """(H, W, 3) uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def named(name: str) -> tuple[Callable[[Image.Image, int], bytes], Callable[[bytes], Pixels], str]:
+    """How `name` encodes at a setting of 1 to 100, decodes, and calls its setting; ValueError for an unknown name."""
+    if name in PILLOW_CODECS:
+        format, options = PILLOW_CODECS[name]
+        return lambda image, setting: encode_pillow(image, format, quality=setting, **options), decode_pillow, "quality"
+    if name == "jxl":
+        if not importlib.util.find_spec("imagecodecs"):
+            raise ValueError("jxl needs imagecodecs: pip install imagecodecs")
+        import imagecodecs
+
+        def encode(image: Image.Image, setting: int) -> bytes:
+            distance = 15 * 0.951**setting  # 14 to 0.1, in even ratios
+            return bytes(imagecodecs.jpegxl_encode(np.asarray(image), distance=distance, effort=7))
+
+        return encode, lambda data: np.asarray(imagecodecs.jpegxl_decode(data)), "step"
+    raise ValueError(f"codecs to compare with must be of {', '.join([*PILLOW_CODECS, 'jxl'])}, got {name!r}")
+
+
+def largest_within(encode: Callable[[int], bytes], size: int) -> tuple[int, bytes]:
+    """The setting of 1 to 100 with the largest file that is not above `size` bytes, else setting 1; and the file."""
+    low, high = 1, 101
+    best = encode(low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        data = encode(middle)
+        if len(data) <= size:
+            low, best = middle, data
+        else:
+            high = middle
+    return low, best
+
+
+def measure(original: Pixels, decoded: Pixels) -> dict[str, float]:
+    """PSNR in dB, and, where their packages are installed, MS-SSIM in dB and SSIMULACRA2."""
+    mse = float(np.square(original.astype(np.float64) - decoded).mean())
+    found = {"PSNR (dB)": 10 * math.log10(255**2 / mse) if mse else math.inf}
+    if importlib.util.find_spec("pytorch_msssim") and min(original.shape[:2]) > 160:
+        import torch
+        from pytorch_msssim import ms_ssim
+
+        a, b = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() for p in (original, decoded))
+        found["MS-SSIM (dB)"] = -10 * math.log10(max(1e-10, 1 - float(ms_ssim(a, b, data_range=255))))
+    if importlib.util.find_spec("ssimulacra2"):
+        from ssimulacra2 import compute_ssimulacra2
+
+        files = [io.BytesIO(encode_pillow(Image.fromarray(p), "BMP")) for p in (original, decoded)]
+        found["SSIMULACRA2"] = float(compute_ssimulacra2(*files))
+    return found
+
+
+def versions(image: Image.Image, quality: float, against: Sequence[str]) -> list[Version]:
+    """An RGB picture as `.mcq` of a quality, and as each other codec in at most as many bytes."""
+    original = np.asarray(image)
+    data = encode_pillow(image, "MCQ", quality=quality)
+    decoded = decode_pillow(data)
+    found = [Version("mcq", f"quality {quality:g}", len(data), decoded, measure(original, decoded))]
+    for name in against:
+        encode, decode, unit = named(name)
+        setting, theirs = largest_within(functools.partial(encode, image), len(data))
+        decoded = decode(theirs)
+        found.append(Version(name, f"{unit} {setting}", len(theirs), decoded, measure(original, decoded)))
+    return found
+
+
+def part(pixels: Pixels) -> Pixels:
+    """The middle of a picture, at most as large as a page shows."""
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - SHOWN[1]) // 2), max(0, (width - SHOWN[0]) // 2)
+    return pixels[top : top + SHOWN[1], left : left + SHOWN[0]]
+
+
+def data_url(pixels: Pixels) -> str:
+    """The shown part of a picture, losslessly, as a browser takes it."""
+    data = encode_pillow(Image.fromarray(part(pixels)), "WEBP", lossless=True, method=2)
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
+
+
+def page(title: str, original: Pixels, groups: dict[str, list[Version]]) -> str:
+    """The page of one picture; `groups`: versions of about equal bytes by the name of their button."""
+    height, width = original.shape[:2]
+    shown = part(original)
+    note = f"{width} x {height}"
+    if shown.shape != original.shape:
+        note += f"; the middle {shown.shape[1]} x {shown.shape[0]} is shown, bytes and figures are of the whole"
+    content = {
+        "title": title,
+        "note": note,
+        "width": shown.shape[1],
+        "height": shown.shape[0],
+        "original": data_url(original),
+        "groups": [
+            {
+                "name": name,
+                "versions": [
+                    {
+                        "codec": v.codec,
+                        "setting": v.setting,
+                        "bytes": v.size,
+                        "bpp": round(8 * v.size / (width * height), 4),
+                        "metrics": {k: "inf" if math.isinf(m) else round(m, 2) for k, m in v.metrics.items()},
+                        "picture": data_url(v.pixels),
+                    }
+                    for v in found
+                ],
+            }
+            for name, found in groups.items()
+        ],
+    }
+    # a "<" could end the script element that holds the data
+    return TEMPLATE.read_text("utf-8").replace("__CONTENT__", json.dumps(content).replace("<", "\\u003c"))
