@@ -243,7 +243,7 @@ class Codebooks(nn.Module):
 
     def steps(self, classes: Tensor) -> Tensor:
         """Classes (groups, N) -> the step of each vector (groups, N, 1)."""
-        row = classes.long().sub_(FIRST_STEP_CLASS).clamp_(min=0)
+        row = (classes.long() - FIRST_STEP_CLASS).clamp_(min=0)
         return torch.gather(self.log_step.exp(), 1, row)[..., None]
 
     def assign(self, x: Tensor, classes: Tensor, costs: Costs) -> Tensor:

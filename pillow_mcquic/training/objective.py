@@ -62,8 +62,9 @@ class BankTables(nn.Module):
 
     error_cost: Tensor
 
-    def __init__(self, codebooks: Codebooks, classes: int) -> None:
+    def __init__(self, codebooks: Codebooks, config: Config) -> None:
         super().__init__()
+        classes, self.error_per_bit = config.classes, config.error_per_bit
         self.register_buffer("error_cost", torch.zeros(2, codebooks.bank.groups, QUALITIES * classes))
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
@@ -74,12 +75,12 @@ class BankTables(nn.Module):
             self.logits.append(nn.Parameter(-nats[:, None].repeat(1, contexts, 1, 1)))
 
     def forward(
-        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: float
+        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise with gradients.
 
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
-        quality (B,); error_per_bit: the squared error that a saved bit is worth.
+        quality (B,).
         Returns the quantised residuals (straight-through to the latent and to the codewords), the same
         rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
@@ -100,7 +101,7 @@ class BankTables(nn.Module):
         bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
         with torch.no_grad():
             rates = Rates([table.detach() for table in bits], low, share.detach())
-            choice = Choice(codebooks.words[-1], rates.bits[-1], error_per_bit)
+            choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
         rates = Rates(bits, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
@@ -159,14 +160,14 @@ class LevelTables(nn.Module):
 
     def __init__(self, quantiser: Quantiser, config: Config) -> None:
         super().__init__()
-        self.banks = nn.ModuleList([BankTables(bank, config.classes) for bank in quantiser.codebooks])
+        self.banks = nn.ModuleList([BankTables(bank, config) for bank in quantiser.codebooks])
 
     def forward(
-        self, quantiser: Quantiser, x: Tensor, classes: Tensor, quality: Tensor, error_per_bit: float
+        self, quantiser: Quantiser, x: Tensor, classes: Tensor, quality: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `BankTables.forward`, for a whole level without context."""
         results = [
-            tables(bank, part, part_classes, quality, error_per_bit)
+            tables(bank, part, part_classes, quality)
             for tables, bank, part, part_classes in zip(
                 self.banks,
                 quantiser.codebooks,
@@ -217,19 +218,18 @@ class Objective(nn.Module):
         y1 = m.analyse(x, quality)
         y2, y3 = m.hyper_analyse(m.hyper_features(y1, quality), quality)
         off = torch.autocast(x.device.type, enabled=False)
-        error_per_bit = m.config.error_per_bit
 
         with off:
             gain = m.gain(3, quality)
             classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
-            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, quality, error_per_bit)
+            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, quality)
             z3 = r3 / gain
         features, mean = m.predict_2(z3, quality, (y2.shape[2], y2.shape[3]))
         with off:
             gain = m.gain(2, quality)
             classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
             scaled = (y2 - mean) * gain
-            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, scaled, classes, quality, error_per_bit)
+            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, scaled, classes, quality)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
         mean = m.mean_1(features)
@@ -239,7 +239,7 @@ class Objective(nn.Module):
             classes = self.class_network_1(torch.cat([seen2, above], 1), quality)
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
             mean = F.pad(mean, (0, 0, 0, 0, 0, m.config.linear_channels))
-            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, quality, error_per_bit)
+            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, quality)
             z1 = r1 / gain + mean
         return (
             m.synthesise(z1, features, quality),
@@ -247,9 +247,7 @@ class Objective(nn.Module):
             (commitment1 + commitment2 + commitment3),
         )
 
-    def quantise_1(
-        self, x: Tensor, outputs: Tensor, quality: Tensor, error_per_bit: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def quantise_1(self, x: Tensor, outputs: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise y1 bank by bank, each one's classes helped by the codewords of those before it.
 
         x: scaled residuals (B, n1, h, w); outputs: of class network 1.  Returns the quantised residuals, bits and
@@ -267,7 +265,7 @@ class Objective(nn.Module):
             mine = base[i]
             if i:
                 mine = mine + self.context_networks[i - 1](torch.cat(energies, 1), coarse[i - 1])
-            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, quality, error_per_bit)
+            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, quality)
             energies.append(log_energy(seen, bank.bank.dim))
             quantised.append(words)
             bits, commitment = bits + bank_bits, commitment + bank_commitment
