@@ -260,7 +260,9 @@ def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> No
         codes = (torch.rand(bank.symbols, 5, 7, generator=generator) * most).to(torch.int16)
         codes *= torch.rand(codes.shape, generator=generator) < 0.4
         quiet = torch.zeros(bank.groups, 5, 7, dtype=torch.uint8)
-        real = log_energy(books.sum_words(codes[None], quiet[None]), bank.dim)[0]
+        scaled = books.sum_words(codes[None], quiet[None])  # the log energy is of words before their step
+        steps = books.steps(quiet.flatten(1)).view(bank.groups, 1, 5, 7).repeat_interleave(bank.dim, 0)
+        real = log_energy(scaled / steps.transpose(0, 1), bank.dim)[0]
         exact = loaded.prior.log_energy(b, codes)
         assert exact.dtype == torch.int16
         assert exact.shape == (bank.groups, 5, 7)
