@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
+import functools
 import os
 import platform
 import statistics
@@ -17,57 +17,43 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image
 from tqdm import tqdm
 
 import pillow_mcquic  # noqa: F401  (registers the format)
+from pillow_mcquic import compare
+from pillow_mcquic.metrics import Pixels
 
 from .speed import mosaic
 
-Pixels = NDArray[np.uint8]
-LEARNED = {
-    "bmshj2018-hyperprior": "bmshj2018_hyperprior",
-    "mbt2018-mean": "mbt2018_mean",
-    "cheng2020-anchor": "cheng2020_anchor",
-}
+LEARNED = ("bmshj2018-hyperprior", "mbt2018-mean", "cheng2020-anchor")
 LEARNED_QUALITY = 3  # of CompressAI's zoo: 128 channels, about 0.3 bpp on Kodak when trained
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """`encode` at a setting between `low` and `high`, from small to large files; whole settings if those are ints."""
+    """`encode` at a setting of 1 to 100, from small to large files, or at the only one there is."""
 
     encode: Callable[[Pixels, float], Any]
     decode: Callable[[Any], Any]
-    low: float
-    high: float
+    settings: bool = True
 
 
-def pillow(format: str, option: str = "quality", **options: Any) -> Peer:
-    def encode(pixels: Pixels, setting: float) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format, **{**options, option: setting})
-        return buffer.getvalue()
-
-    def decode(data: bytes) -> Pixels:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image)
-
-    return Peer(encode, decode, 1, 100)
+def pillow(format: str, **options: Any) -> Peer:
+    return Peer(
+        lambda pixels, setting: compare.encode_pillow(Image.fromarray(pixels), format, quality=setting, **options),
+        compare.decode_pillow,
+    )
 
 
 def jpeg_xl(threads: int) -> Peer:
     import imagecodecs
 
     return Peer(
-        lambda pixels, closeness: imagecodecs.jpegxl_encode(
-            pixels, distance=25 - closeness, effort=7, numthreads=threads
+        lambda pixels, setting: imagecodecs.jpegxl_encode(
+            pixels, distance=compare.jxl_distance(setting), effort=7, numthreads=threads
         ),
         lambda data: imagecodecs.jpegxl_decode(data, numthreads=threads),
-        0.0,
-        24.9,
     )
 
 
@@ -88,7 +74,7 @@ def learned(name: str) -> Peer:
     import compressai.zoo
     import torch
 
-    network = getattr(compressai.zoo, LEARNED[name])(quality=LEARNED_QUALITY, pretrained=False).eval()
+    network = compressai.zoo.image_models[name](quality=LEARNED_QUALITY, pretrained=False).eval()
     network.update(force=True)
 
     def encode(pixels: Pixels, _: float) -> Any:
@@ -101,20 +87,7 @@ def learned(name: str) -> Peer:
         with torch.inference_mode():
             return network.decompress(coded["strings"], coded["shape"])["x_hat"]
 
-    return Peer(encode, decode, 0, 0)
-
-
-def setting_of(peer: Peer, pixels: Pixels, size: int) -> float:
-    """The setting whose file is the largest that is not above `size` bytes, by halving."""
-    low, high = peer.low, peer.high
-    whole = isinstance(low, int)
-    while high - low > (1 if whole else 0.02):
-        middle = (low + high) // 2 if whole else (low + high) / 2
-        if len(peer.encode(pixels, middle)) <= size:
-            low = middle
-        else:
-            high = middle
-    return low
+    return Peer(encode, decode, settings=False)
 
 
 def measure(pixels: Pixels, threads: int, quality: float, rounds: int, names: list[str]) -> None:
@@ -124,10 +97,10 @@ def measure(pixels: Pixels, threads: int, quality: float, rounds: int, names: li
     torch.set_num_threads(threads)
     all_peers = {**peers(threads), **{name: learned(name) for name in names}}
     size = len(all_peers["mcq"].encode(pixels, quality))
-    settings = {"mcq": quality}
+    settings = dict.fromkeys(all_peers, quality)
     for name, peer in all_peers.items():
-        if name not in settings:
-            settings[name] = setting_of(peer, pixels, size) if peer.high > peer.low else 0
+        if name != "mcq" and peer.settings:
+            settings[name], _ = compare.largest_within(functools.partial(peer.encode, pixels), size)
     spent: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in all_peers}
     sizes = {}
     for _ in tqdm(range(rounds), leave=False):

@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 from tqdm import tqdm
 
 import pillow_mcquic  # noqa: F401  (registers the format)
 from pillow_mcquic import weights
+from pillow_mcquic.metrics import Pixels, msssim, psnr, ssimulacra2
 
-Pixels = NDArray[np.uint8]
 Row = dict[str, Any]
 METRICS = {"psnr": "PSNR (dB)", "msssim": "MS-SSIM (dB)", "ssimulacra2": "SSIMULACRA2"}
 
@@ -102,32 +101,12 @@ CODECS: dict[str, Callable[[], Codec]] = {
 }
 
 
-def psnr(a: Pixels, b: Pixels) -> float:
-    """dB, over all samples."""
-    mse = float(np.square(a.astype(np.float64) - b).mean())
-    return 10 * math.log10(255**2 / max(mse, 1e-10))
-
-
-def msssim(a: Pixels, b: Pixels) -> float:
-    """Multi-scale SSIM over RGB as -10 log10(1 - x), dB."""
-    import torch
-    from pytorch_msssim import ms_ssim
-
-    x, y = (torch.from_numpy(v.copy()).permute(2, 0, 1)[None].float() for v in (a, b))
-    return -10 * math.log10(max(1e-10, 1 - float(ms_ssim(x, y, data_range=255))))
-
-
-def ssimulacra2(a: Pixels, b: Pixels) -> float:
-    """SSIMULACRA2: 90 and more is hard to tell from the original, 50 medium quality, below 0 very low."""
-    from ssimulacra2 import compute_ssimulacra2
-
-    files = [io.BytesIO(), io.BytesIO()]
-    for pixels, file in zip((a, b), files, strict=True):
-        Image.fromarray(pixels).save(file, "BMP")
-    return float(compute_ssimulacra2(*files))
-
-
-MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"psnr": psnr, "msssim": msssim, "ssimulacra2": ssimulacra2}
+PSNR_MAX = 10 * math.log10(255**2 / 1e-10)  # of equal pictures: a mean shall stay finite
+MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {
+    "psnr": lambda a, b: min(PSNR_MAX, psnr(a, b)),
+    "msssim": msssim,
+    "ssimulacra2": ssimulacra2,
+}
 
 
 class Rows:

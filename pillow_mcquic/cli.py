@@ -220,6 +220,10 @@ def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -
 
 def try_command(args: argparse.Namespace) -> int:
     """Encode and decode one picture in memory; print size, quality and times, and save what comes out."""
+    import numpy as np
+
+    from . import metrics
+
     format = Image.registered_extensions().get(Path(args.out).suffix.lower()) if args.out else "PNG"
     if format not in Image.SAVE or format == "MCQ":
         raise UsageError(f"{args.out} has no suffix of an image format to decode to")
@@ -238,7 +242,8 @@ def try_command(args: argparse.Namespace) -> int:
         decoded = time.perf_counter()
         size, pixels = len(data.getvalue()), original.width * original.height
         print(f"{args.image}: {original.width}x{original.height}, quality {args.quality:g}")
-        print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr(original, reopened):.2f} dB")
+        psnr = metrics.psnr(np.asarray(original), np.asarray(reopened))
+        print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr:.2f} dB")
         print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")
         if args.out:
             mcq = Path(args.out).with_suffix(".mcq")
@@ -246,14 +251,6 @@ def try_command(args: argparse.Namespace) -> int:
             write_whole(Path(args.out), lambda file: reopened.save(file, format), args.overwrite)
             print(f"wrote {mcq} and {args.out}")
     return 0
-
-
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two RGB images, dB."""
-    import numpy as np
-
-    mse = float(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean())
-    return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 def compare_command(args: argparse.Namespace) -> int:

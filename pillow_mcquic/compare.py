@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = NDArray[np.uint8]
+from . import metrics
+from .metrics import Pixels
+
 SHOWN = (1600, 1200)  # width and height of the part that a page holds
 TEMPLATE = Path(__file__).parent / "compare.html"
 # codec: format of Pillow and its options beside `quality`, 1 to 100
@@ -52,6 +53,11 @@ def decode_pillow(data: bytes) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def jxl_distance(setting: float) -> float:
+    """Distance of JPEG XL at a setting of 1 to 100: 14 to 0.1, in even ratios."""
+    return float(15 * 0.951**setting)
+
+
 def named(name: str) -> tuple[Callable[[Image.Image, int], bytes], Callable[[bytes], Pixels], str]:
     """How `name` encodes at a setting of 1 to 100, decodes, and calls its setting; ValueError for an unknown name."""
     if name in PILLOW_CODECS:
@@ -63,8 +69,7 @@ def named(name: str) -> tuple[Callable[[Image.Image, int], bytes], Callable[[byt
         import imagecodecs
 
         def encode(image: Image.Image, setting: int) -> bytes:
-            distance = 15 * 0.951**setting  # 14 to 0.1, in even ratios
-            return bytes(imagecodecs.jpegxl_encode(np.asarray(image), distance=distance, effort=7))
+            return bytes(imagecodecs.jpegxl_encode(np.asarray(image), distance=jxl_distance(setting), effort=7))
 
         return encode, lambda data: np.asarray(imagecodecs.jpegxl_decode(data)), "step"
     raise ValueError(f"codecs to compare with must be of {', '.join([*PILLOW_CODECS, 'jxl'])}, got {name!r}")
@@ -86,19 +91,11 @@ def largest_within(encode: Callable[[int], bytes], size: int) -> tuple[int, byte
 
 def measure(original: Pixels, decoded: Pixels) -> dict[str, float]:
     """PSNR in dB, and, where their packages are installed, MS-SSIM in dB and SSIMULACRA2."""
-    mse = float(np.square(original.astype(np.float64) - decoded).mean())
-    found = {"PSNR (dB)": 10 * math.log10(255**2 / mse) if mse else math.inf}
+    found = {"PSNR (dB)": metrics.psnr(original, decoded)}
     if importlib.util.find_spec("pytorch_msssim") and min(original.shape[:2]) > 160:
-        import torch
-        from pytorch_msssim import ms_ssim
-
-        a, b = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() for p in (original, decoded))
-        found["MS-SSIM (dB)"] = -10 * math.log10(max(1e-10, 1 - float(ms_ssim(a, b, data_range=255))))
+        found["MS-SSIM (dB)"] = metrics.msssim(original, decoded)
     if importlib.util.find_spec("ssimulacra2"):
-        from ssimulacra2 import compute_ssimulacra2
-
-        files = [io.BytesIO(encode_pillow(Image.fromarray(p), "BMP")) for p in (original, decoded)]
-        found["SSIMULACRA2"] = float(compute_ssimulacra2(*files))
+        found["SSIMULACRA2"] = metrics.ssimulacra2(original, decoded)
     return found
 
 
