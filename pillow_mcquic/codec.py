@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 QUALITY_DEFAULT = 4.0
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
-ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
+ANALYSIS_REACH, SYNTHESIS_REACH, PREVIEW_REACH = 6, 6, 1  # positions a network sees beyond its own
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
+SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
 Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
@@ -210,6 +211,7 @@ class Engine:
                 codes2,
                 quality,
                 (h, w),
+                len(parts),
             )
             return (
                 [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
@@ -233,13 +235,14 @@ class Engine:
         codes2: Tensor,
         quality: int,
         size: tuple[int, int],
+        banks: int,
     ) -> tuple[Tensor, Tensor]:
-        """Codes and classes of level 1, bank by bank; `codes_of` gives a bank's codes once its classes are known."""
+        """Codes and classes of the first banks of level 1; `codes_of` gives a bank's codes once it has classes."""
         torch, prior = self.torch, self.weights.prior
         hidden = prior.hidden_1(codes3, codes2, quality)
         energy = torch.empty((0, *size), dtype=torch.int16, device=self.device)
         codes, classes = [], []
-        for bank in range(len(prior.config.level1)):
+        for bank in range(banks):
             classes.append(prior.classes_1(bank, hidden, energy, quality))
             codes.append(codes_of(bank, classes[-1]))
             energy = torch.cat([energy, prior.log_energy(bank, codes[-1])])
@@ -253,9 +256,18 @@ class Engine:
         )
         return level1, level2, level3
 
-    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> tuple[Codes, Classes]:
-        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged."""
+    def read_streams(
+        self, streams: tuple[bytes, bytes, bytes], header: Header, scale: int = 1
+    ) -> tuple[Codes, Classes]:
+        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged.
+
+        For a preview of 1/`scale` reading stops after the banks of level 1 that it is made of.
+        """
+        from .model.network import PREVIEW_BANKS
+
         prior, quality, grids = self.weights.prior, header.quality, header.grids
+        every = len(prior.config.level1)
+        banks = every if scale == 1 else PREVIEW_BANKS[scale]
         with self.torch.inference_mode():
             classes3 = prior.classes_3(quality, grids[2])
             codes3 = self._read(3, streams, lambda read: read(classes3))
@@ -264,7 +276,8 @@ class Engine:
             codes1, classes1 = self._read(
                 1,
                 streams,
-                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0]),
+                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0], banks),
+                whole=banks == every,
             )
         return (
             [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
@@ -272,9 +285,13 @@ class Engine:
         )
 
     def _read(
-        self, level: int, streams: tuple[bytes, bytes, bytes], parse: Callable[[Callable[[Tensor], Tensor]], Parsed]
+        self,
+        level: int,
+        streams: tuple[bytes, bytes, bytes],
+        parse: Callable[[Callable[[Tensor], Tensor]], Parsed],
+        whole: bool = True,
     ) -> Parsed:
-        """What `parse` makes of a level's stream, given a function classes -> the next groups' codes."""
+        """What `parse` makes of a level's stream (`whole` or not), given a function classes -> next groups' codes."""
         try:
             decoder = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
 
@@ -284,40 +301,64 @@ class Engine:
                 return found.to(self.device)
 
             parsed = parse(read)
-            decoder.finish()
+            if whole:
+                decoder.finish()
         except coder.DamagedStreamError as error:
             raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
         return parsed
 
-    def synthesise(self, codes: Codes, classes: Classes, header: Header) -> NDArray[np.uint8]:
-        """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
+    def synthesise(self, codes: Codes, classes: Classes, header: Header, scale: int = 1) -> NDArray[np.uint8]:
+        """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes.
+
+        scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, rounded up, which needs less
+        of level 1 (see `read_streams`) and no synthesis transform.
+        """
         torch, model = self.torch, self.model
-        codes1, codes2, codes3 = (torch.from_numpy(c).to(self.device) for c in codes)
-        classes1, classes2, classes3 = (torch.from_numpy(c).to(self.device) for c in classes)
-        _, h, w = codes1.shape
+        codes1, classes1 = torch.from_numpy(codes[0]).to(self.device), torch.from_numpy(classes[0]).to(self.device)
         grey = header.mode in ("L", "LA")
         with torch.inference_mode(), self.networks():
             q = self._quality(header.quality)
-            z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
-            features, mean = model.predict_2(z3, q, (codes2.shape[1], codes2.shape[2]))
-            z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
-            features = model.predict_1(z2, features, q, (h, w))
+            features = self.features(codes, classes, q)
 
             def decode(codes: Tensor, classes: Tensor, features: Tensor) -> Tensor:
-                z1 = model.quantiser1.sum_words(codes[None], classes[None]) / model.gain(1, q)
-                z1[:, : model.deep] += model.mean_1(features[None])
-                x = model.synthesise(z1, features[None], q)[0]
+                z1 = self.latent(codes, classes, features, q)
+                if scale == 1:
+                    x = model.synthesise(z1, features[None], q)[0]
+                else:
+                    x = model.preview(z1, features[None], scale)[0]
                 if grey:
                     x = x.mean(0, keepdim=True)
                 return x.mul_(255).round_().clamp_(0, 255)
 
-            channels = 1 if grey else 3
+            _, h, w = codes1.shape
+            side, channels = 16 // scale, 1 if grey else 3
             # channels last in memory, so that the array comes out without another copy
-            out = torch.empty(h * 16, w * 16, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
-            tiled(decode, [(codes1, 1), (classes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
-            cropped = out[:, : header.height, : header.width].permute(1, 2, 0)
+            out = torch.empty(h * side, w * side, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
+            reach = SYNTHESIS_REACH if scale == 1 else PREVIEW_REACH
+            tiled(decode, [(codes1, 1), (classes1, 1), (features, 1)], out, side, reach, self.tile_positions)
+            cropped = out[:, : -(-header.height // scale), : -(-header.width // scale)].permute(1, 2, 0)
             pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
         return pixels[:, :, 0] if grey else pixels
+
+    def features(self, codes: Codes, classes: Classes, quality: Tensor) -> Tensor:
+        """What codes and classes of levels 2 and 3 say about level 1: features (hyper, h, w) on its grid."""
+        model = self.model
+        codes2, codes3, classes2, classes3 = (
+            self.torch.from_numpy(mine)[None].to(self.device) for mine in (*codes[1:], *classes[1:])
+        )
+        z3 = model.quantiser3.sum_words(codes3, classes3) / model.gain(3, quality)
+        features, mean = model.predict_2(z3, quality, (codes2.shape[2], codes2.shape[3]))
+        z2 = model.quantiser2.sum_words(codes2, classes2) / model.gain(2, quality) + mean
+        return model.predict_1(z2, features, quality, (codes[0].shape[1], codes[0].shape[2]))[0]
+
+    def latent(self, codes: Tensor, classes: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """Codes and classes of (the first banks of) level 1 in a window -> quantised y1 (1, channels, h, w)."""
+        model = self.model
+        z1 = model.quantiser1.sum_words(codes[None], classes[None])
+        z1 /= model.gain(1, quality)[:, : z1.shape[1]]
+        deep = min(model.deep, z1.shape[1])
+        z1[:, :deep] += model.mean_1(features[None])[:, :deep]
+        return z1
 
 
 def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[Costs]]]:
@@ -489,14 +530,19 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
     return min(found, key=lambda data: abs(len(data) - target))
 
 
-def decode_file(file: File) -> NDArray[np.uint8]:
-    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFileError when it is damaged."""
+def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
+    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFileError when it is damaged.
+
+    scale: 1, 2, 4 or 8 for the sides divided by it, rounded up; see `Engine.synthesise`.
+    """
     header = file.header
     alpha_payload = file.get(ALPHA)
     alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
     engine = Engine(load_weights(header.model))
-    pixels = engine.synthesise(*engine.read_streams(file.codes, header), header)
-    return pixels if alpha is None else np.dstack([pixels, alpha])
+    pixels = engine.synthesise(*engine.read_streams(file.codes, header, scale), header, scale)
+    if alpha is None:
+        return pixels
+    return np.dstack([pixels, np.asarray(Image.fromarray(alpha).reduce(scale))])
 
 
 def check_size(header: Header) -> None:
@@ -504,13 +550,16 @@ def check_size(header: Header) -> None:
     Image._decompression_bomb_check(header.padded_size)
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:
     """Decode the bytes of an `.mcq` file to uint8 (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3), (H, W, 4).
 
+    scale: 2, 4 or 8 decode a preview, H and W divided by it and rounded up, in a fraction of the time.
     Raises ValueError (`container.NotMcqError`) when it is no `.mcq` file, OSError when it is damaged or needs
     weights that are not here, and warns or raises, as Pillow does, when the picture is larger than
     `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
+    if isinstance(scale, bool) or scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     file = container.read(io.BytesIO(data))
     check_size(file.header)
-    return decode_file(file)
+    return decode_file(file, scale)

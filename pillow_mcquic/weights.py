@@ -29,7 +29,7 @@ BUNDLED = Path(__file__).parent / "weights"
 DEFAULT_ID = (BUNDLED / "default").read_text().strip() if (BUNDLED / "default").exists() else ""
 FOLDERS_VARIABLE = "PILLOW_MCQUIC_WEIGHTS"
 # one float32 tensor of these is small, and its rounding would be seen
-FULL_PRECISION = ("klt_", "patch_mean", "deviation", "words.", "log_gain_", "log_step")
+FULL_PRECISION = ("klt_", "patch_mean", "deviation", "words.", "log_gain_", "log_step", "previews.")
 
 
 def folders() -> list[Path]:

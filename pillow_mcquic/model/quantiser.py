@@ -297,6 +297,10 @@ class Quantiser(nn.Module):
             bank.initialise(seed=100 * i)
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32."""
-        parts = torch.split(codes, self.symbol_split, 1), torch.split(classes, self.group_split, 1)
-        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks, *parts, strict=True)], 1)
+        """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32.
+
+        Codes and classes of the first banks alone give the channels of those.
+        """
+        banks = 1 + list(itertools.accumulate(self.group_split)).index(classes.shape[1])
+        parts = torch.split(codes, self.symbol_split[:banks], 1), torch.split(classes, self.group_split[:banks], 1)
+        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks[:banks], *parts, strict=True)], 1)
