@@ -1,22 +1,20 @@
-"""Command `mcq`: encode, decode, try, compare, info, verify, version, model, train, export."""
+"""Command `mcq`: encode, decode, try, compare, transcode, info, verify, version, model, train, export."""
 
 from __future__ import annotations
 
 import argparse
 import glob
+import importlib.util
 import io
-import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from . import __version__, codec, container
+from . import __version__, codec, container, files
 from .training.__main__ import add_commands as add_training_commands
 
 Job = tuple[Path, Path]  # source, target
@@ -59,73 +57,6 @@ def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_g
     if target.is_file():
         raise UsageError(f"{target} is a file: for several inputs -o must name a folder")
     return [(source, (target / relative).with_suffix(suffix)) for source, relative in inputs]
-
-
-def write_whole(target: Path, write: Callable[[Any], None], overwrite: bool) -> int:
-    """Write under a temporary name in the target's folder, then rename; returns the size in bytes.
-
-    FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure.  The file is made
-    in memory first, so that only a kill during the writing itself can leave a temporary file.
-    """
-    data = io.BytesIO()
-    write(data)
-    size = data.getbuffer().nbytes
-    part = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
-        part = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp made it private
-        if overwrite or not os.path.lexists(target):
-            os.replace(part, target)
-            return size
-    except OSError as error:
-        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
-    raise FileExistsError(f"{target} exists (use --overwrite)")
-
-
-# tags that describe how a TIFF file is laid out, not the picture: Pillow gives them out with the EXIF of a TIFF
-TIFF_LAYOUT = frozenset(
-    {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326), *range(330, 343)}
-    | {347, *range(512, 533), 700, 34675}
-)
-
-
-def metadata_options(image: Image.Image) -> dict[str, Any]:
-    """What a picture carries beside pixels, as save options; what cannot be stored is left out."""
-    options = {k: image.info[k] for k in ("icc_profile", "xmp", "comment", "dpi") if image.info.get(k)}
-    dpi = options.get("dpi")
-    if dpi is not None and not all(value > 0 and math.isfinite(value) for value in dpi):
-        del options["dpi"]  # some cameras write 0
-    if image.info.get("exif"):
-        options["exif"] = image.info["exif"]
-    else:
-        exif = image.getexif()
-        for tag in TIFF_LAYOUT & set(exif):
-            del exif[tag]
-        if len(exif):
-            options["exif"] = exif.tobytes()
-    return options
-
-
-def png_text(options: dict[str, Any]) -> PngImagePlugin.PngInfo:
-    """XMP and comment as PNG text chunks, which Pillow's PNG writer does not make of its options."""
-    text = PngImagePlugin.PngInfo()
-    for name, keyword in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
-        if name in options:
-            value = options[name]
-            value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-            text.add_itxt(keyword, value)
-    return text
 
 
 def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.Namespace, verb: str) -> int:
@@ -173,41 +104,27 @@ def encode_command(args: argparse.Namespace) -> int:
     options = {k: v for k, v in options.items() if v is not None}
     if "quality" in options:
         codec.quality_in_256ths(options["quality"])
-    suffixes = readable_suffixes() - {".mcq"}
+    suffixes = files.readable_suffixes() - {".mcq"}
 
     def work(source: Path, target: Path) -> int:
         with Image.open(source) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"has {image.n_frames} frames, an .mcq file holds one")  # type: ignore[attr-defined]
-            carried = {**metadata_options(image), **options}
-            return write_whole(target, lambda file: image.save(file, "MCQ", **carried), args.overwrite)
+            return files.write_whole(target, files.to_mcq(image, **options), args.overwrite)
 
     jobs = make_jobs(args, suffixes, ".mcq")
     return run_jobs(jobs, work, args, "encoded")
-
-
-def readable_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that Pillow can decode by itself."""
-    formats = Image.registered_extensions()
-    stubs = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG")  # identified only
-    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in stubs)
 
 
 def decode_command(args: argparse.Namespace) -> int:
     suffix = f".{args.format.lower().removeprefix('.')}"
     if args.out and Path(args.out).suffix and len(args.inputs) == 1 and Path(args.inputs[0]).is_file():
         suffix = Path(args.out).suffix.lower()
-    format = Image.registered_extensions().get(suffix)
-    if format not in Image.SAVE or suffix == ".mcq":
+    format = files.writable_format(suffix)
+    if format is None:
         raise UsageError(f"no image format to decode to has the suffix {suffix}")
 
     def work(source: Path, target: Path) -> int:
         with Image.open(source) as image:
-            image.load()
-            carried = metadata_options(image)
-            if format == "PNG":
-                carried["pnginfo"] = png_text(carried)
-            return write_whole(target, lambda file: image.save(file, format, **carried), args.overwrite)
+            return files.write_whole(target, files.from_mcq(image, format), args.overwrite)
 
     jobs = make_jobs(args, frozenset({".mcq"}), suffix)
     return run_jobs(jobs, work, args, "decoded")
@@ -224,8 +141,8 @@ def try_command(args: argparse.Namespace) -> int:
 
     from . import metrics
 
-    format = Image.registered_extensions().get(Path(args.out).suffix.lower()) if args.out else "PNG"
-    if format not in Image.SAVE or format == "MCQ":
+    format = files.writable_format(Path(args.out).suffix.lower()) if args.out else "PNG"
+    if format is None:
         raise UsageError(f"{args.out} has no suffix of an image format to decode to")
     for target in (Path(args.out), Path(args.out).with_suffix(".mcq")) if args.out else ():
         if os.path.lexists(target) and not args.overwrite:
@@ -247,8 +164,8 @@ def try_command(args: argparse.Namespace) -> int:
         print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")
         if args.out:
             mcq = Path(args.out).with_suffix(".mcq")
-            write_whole(mcq, lambda file: file.write(data.getvalue()), args.overwrite)
-            write_whole(Path(args.out), lambda file: reopened.save(file, format), args.overwrite)
+            files.write_whole(mcq, data.getvalue(), args.overwrite)
+            files.write_whole(Path(args.out), files.from_mcq(reopened, format), args.overwrite)
             print(f"wrote {mcq} and {args.out}")
     return 0
 
@@ -271,9 +188,44 @@ def compare_command(args: argparse.Namespace) -> int:
         original = image.convert("RGB")
     groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
     text = compare.page(Path(args.image).name, np.asarray(original), groups)
-    size = write_whole(target, lambda file: file.write(text.encode()), args.overwrite)
+    size = files.write_whole(target, text.encode(), args.overwrite)
     print(f"wrote {target}, {size:,} bytes")
     return 0
+
+
+def transcode_command(args: argparse.Namespace) -> int:
+    """A tree of images to `.mcq` or back; status 1 if any file failed."""
+    import json
+
+    from . import transcode
+
+    if args.engine == "ray" and not importlib.util.find_spec("ray"):
+        raise UsageError("--engine ray needs Ray: pip install 'ray[data]'")
+    score = args.score or ("psnr" if args.min_ssimulacra2 is None else "ssimulacra2")
+    by_ssimulacra2 = score == "ssimulacra2" or args.min_ssimulacra2 is not None
+    if by_ssimulacra2 and not importlib.util.find_spec("ssimulacra2"):
+        raise UsageError("SSIMULACRA2 needs its package: pip install ssimulacra2")
+    settings = transcode.Settings(
+        source=args.source,
+        target=args.target,
+        suffix=f".{args.to.lower().removeprefix('.')}",
+        quality=args.quality,
+        bpp=args.bpp,
+        min_ssimulacra2=args.min_ssimulacra2,
+        score=score,
+        overwrite=args.overwrite,
+    )
+    if args.manifest:
+        manifest = Path(args.manifest)
+    elif "://" in args.target or "::" in args.target:
+        raise UsageError(f"{args.target} is not local: give --manifest FILE, a local file")
+    else:
+        manifest = Path(args.target) / transcode.MANIFEST
+    report = transcode.run(settings, manifest, args.workers, args.engine)
+    print(report.text())
+    if args.report:
+        files.write_whole(Path(args.report), json.dumps(report.to_dict(), indent=1).encode(), True)
+    return 1 if report.failures else 0
 
 
 CHUNK_NAMES = {
@@ -395,6 +347,24 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("-o", "--out", required=True, help="the page, .html")
     compare.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     compare.set_defaults(run=compare_command)
+
+    transcode = commands.add_parser("transcode", help="a tree of images to .mcq or back; goes on where it was stopped")
+    transcode.add_argument("source", metavar="SRC", help="folder, or a URL of fsspec (s3://bucket/photos)")
+    transcode.add_argument("target", metavar="DST", help="folder or URL; the tree is the same")
+    transcode.add_argument("--to", default="mcq", help="suffix of the new files, default mcq; png, jpg, ... from .mcq")
+    size = transcode.add_mutually_exclusive_group()
+    size.add_argument("-q", "--quality", type=float, help="1 (smallest) to 8 (best), default 4")
+    size.add_argument("--bpp", type=float, help="bits per pixel of every file")
+    size.add_argument("--min-ssimulacra2", type=float, metavar="X", help="lowest quality with that score, per image")
+    transcode.add_argument("--score", choices=("psnr", "ssimulacra2", "none"), help="how new files are checked (psnr)")
+    transcode.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one for each core")
+    transcode.add_argument(
+        "--engine", choices=("processes", "ray"), default="processes", help="ray: actors of Ray Data"
+    )
+    transcode.add_argument("--manifest", help="local file that records what is done, default in DST")
+    transcode.add_argument("--report", help="write bytes saved, failures, worst images here (JSON)")
+    transcode.add_argument("--overwrite", action="store_true", help="replace files that no earlier run made")
+    transcode.set_defaults(run=transcode_command)
 
     info = commands.add_parser("info", help="what a file holds")
     info.add_argument("file")

@@ -1,0 +1,109 @@
+"""Pictures between files: what carries over from one format to another, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+# tags that describe how a TIFF file is laid out, not the picture: Pillow gives them out with the EXIF of a TIFF
+TIFF_LAYOUT = frozenset(
+    {*range(254, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326), *range(330, 343)}
+    | {347, *range(512, 533), 700, 34675}
+)
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of the formats that Pillow can decode by itself."""
+    formats = Image.registered_extensions()
+    stubs = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG")  # identified only
+    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in stubs)
+
+
+def writable_format(suffix: str) -> str | None:
+    """Pillow's name of the format to decode to that has a suffix; None when there is none."""
+    format = Image.registered_extensions().get(suffix)
+    return format if format in Image.SAVE and format != "MCQ" else None
+
+
+def metadata_options(image: Image.Image) -> dict[str, Any]:
+    """What a picture carries beside pixels, as save options; what cannot be stored is left out."""
+    options = {k: image.info[k] for k in ("icc_profile", "xmp", "comment", "dpi") if image.info.get(k)}
+    dpi = options.get("dpi")
+    if dpi is not None and not all(value > 0 and math.isfinite(value) for value in dpi):
+        del options["dpi"]  # some cameras write 0
+    if image.info.get("exif"):
+        options["exif"] = image.info["exif"]
+    else:
+        exif = image.getexif()
+        for tag in TIFF_LAYOUT & set(exif):
+            del exif[tag]
+        if len(exif):
+            options["exif"] = exif.tobytes()
+    return options
+
+
+def png_text(options: dict[str, Any]) -> PngImagePlugin.PngInfo:
+    """XMP and comment as PNG text chunks, which Pillow's PNG writer does not make of its options."""
+    text = PngImagePlugin.PngInfo()
+    for name, keyword in (("xmp", "XML:com.adobe.xmp"), ("comment", "Comment")):
+        if name in options:
+            value = options[name]
+            value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            text.add_itxt(keyword, value)
+    return text
+
+
+def to_mcq(image: Image.Image, **options: Any) -> bytes:
+    """The `.mcq` file of an opened picture, with its metadata; options as of `save`.  ValueError for several frames."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"has {frames} frames, an .mcq file holds one")
+    file = io.BytesIO()
+    image.save(file, "MCQ", **{**metadata_options(image), **options})
+    return file.getvalue()
+
+
+def from_mcq(image: Image.Image, format: str) -> bytes:
+    """The file of an opened `.mcq` in another format, with its metadata."""
+    image.load()
+    options = metadata_options(image)
+    if format == "PNG":
+        options["pnginfo"] = png_text(options)
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
+    """Write under a temporary name in the target's folder, then rename; returns the size in bytes.
+
+    FileExistsError unless `overwrite` when the target is there; nothing is left behind on failure, and only a kill
+    during the writing itself can leave a temporary file.
+    """
+    part = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
+        part = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)  # mkstemp made it private
+        if overwrite or not os.path.lexists(target):
+            os.replace(part, target)
+            return len(data)
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+    raise FileExistsError(f"{target} exists (use --overwrite)")

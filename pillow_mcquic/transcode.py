@@ -1,0 +1,474 @@
+"""`mcq transcode`: a tree of images to `.mcq` files of the same tree, or back; on processes here or on Ray.
+
+A manifest, one JSON object a line, says what was planned and what came of it.  A run that was stopped, killed or lost
+a machine is repeated with the same command: finished files are left alone, the rest is done.  A file is written whole
+or not at all, so doing one twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
+
+from . import codec, files, metrics
+
+MANIFEST = ".mcq-transcode.jsonl"  # in a local target folder
+SCORES = ("psnr", "ssimulacra2", "none")
+QUALITY_STEP = 1 / 8  # of the search for a score
+ENGINES = ("processes", "ray")
+WORST = 20  # pictures that a report names
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is to be done; `source` and `target` are paths or fsspec URLs of folders, `suffix` is of the new files.
+
+    At most one of `quality`, `bpp`, `min_ssimulacra2`; none means quality 4.  score: measure every new `.mcq` file by
+    decoding it again, "psnr" (dB) or "ssimulacra2", or "none".
+    """
+
+    source: str
+    target: str
+    suffix: str = ".mcq"
+    quality: float | None = None
+    bpp: float | None = None
+    min_ssimulacra2: float | None = None
+    score: str = "psnr"
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError for settings that no file could be made with."""
+        given = [n for n in ("quality", "bpp", "min_ssimulacra2") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of quality, bpp and min_ssimulacra2, not {' and '.join(given)}")
+        if self.quality is not None:
+            codec.quality_in_256ths(self.quality)
+        if self.bpp is not None and not 0 < self.bpp < 1e6:
+            raise ValueError(f"bpp must be a positive number of bits per pixel, got {self.bpp!r}")
+        if self.min_ssimulacra2 is not None and not self.min_ssimulacra2 < 100:
+            raise ValueError(f"min_ssimulacra2 must be below 100, got {self.min_ssimulacra2!r}")
+        if self.score not in SCORES:
+            raise ValueError(f"score must be one of {SCORES}, got {self.score!r}")
+        if self.suffix != ".mcq" and files.writable_format(self.suffix) is None:
+            raise ValueError(f"no image format to decode to has the suffix {self.suffix}")
+
+    def made_with(self) -> str:
+        """What a file depends on beside its source: a rerun does again what was made with something else."""
+        if self.suffix != ".mcq":
+            return self.suffix
+        from . import weights
+
+        wanted = {"quality": self.quality, "bpp": self.bpp, "min_ssimulacra2": self.min_ssimulacra2}
+        return json.dumps({"model": weights.default_id().hex(), **{k: v for k, v in wanted.items() if v is not None}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One picture: names relative to both folders, and what the source looked like (size, time) when it was listed."""
+
+    name: str
+    target: str
+    state: str
+    replace: bool  # whether a file at the target may be replaced
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a task: sizes in bytes, quality and score where there are any, or the error."""
+
+    name: str
+    target: str
+    state: str
+    before: int = 0
+    after: int = 0
+    pixels: int = 0
+    quality: float | None = None
+    score: float | None = None
+    error: str | None = None
+
+
+def open_folder(url: str) -> tuple[Any, str]:
+    """File system and root path of a folder, local or of any fsspec URL."""
+    fs, root = fsspec.core.url_to_fs(url)
+    return fs, root.rstrip("/")
+
+
+def state_of(fs: Any, path: str, info: dict[str, Any]) -> str:
+    """What changes when a file does."""
+    if isinstance(fs, LocalFileSystem):
+        return f"{info['size']}-{os.stat(path).st_mtime_ns}"
+    return str(fs.ukey(path))
+
+
+class Manifest:
+    """The record of a target folder: `planned` (targets by name) and `done` (outcomes by name, and with what)."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; a last line cut short by a kill is dropped.  ValueError for another file."""
+        self.path = path
+        self.planned: dict[str, str] = {}
+        self.done: dict[str, tuple[Outcome, str]] = {}
+        self._file: IO[str] | None = None
+        text = path.read_text("utf-8") if path.exists() else ""
+        lines = text.split("\n")
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                entry = json.loads(line)
+                if "planned" in entry:
+                    self.planned[entry["planned"]] = entry["target"]
+                else:
+                    outcome = Outcome(**entry["outcome"])
+                    self.done[outcome.name] = outcome, entry["made_with"]
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):
+                    continue
+                raise ValueError(f"{path} is no manifest of transcode (line {number}); move it away") from error
+        self._whole = len(text.encode()) - len(lines[-1].encode())
+
+    def __enter__(self) -> Manifest:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._file.truncate(self._whole)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, entries: Iterable[dict[str, Any]]) -> None:
+        assert self._file is not None
+        self._file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        self._file.flush()
+
+    def plan(self, tasks: Iterable[Task]) -> None:
+        """Record where tasks will write, before they do."""
+        self._write({"planned": task.name, "target": task.target} for task in tasks)
+
+    def add(self, outcome: Outcome, made_with: str) -> None:
+        """Record what came of a task."""
+        self._write([{"outcome": dataclasses.asdict(outcome), "made_with": made_with}])
+
+
+def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list[Outcome], list[Outcome]]:
+    """What is left to do, what an earlier run finished, and what cannot be done: a file of another is in the way.
+
+    A target is the source's name with the new suffix; where two sources would share it the later one, by name, keeps
+    its own suffix before the new one (a.jpg.mcq).
+    """
+    fs, root = open_folder(settings.source)
+    out, out_root = open_folder(settings.target)
+    suffixes = {".mcq"} if settings.suffix != ".mcq" else files.readable_suffixes() - {".mcq"}
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True) if fs.exists(root) else {}
+    if not fs.isdir(root):
+        raise ValueError(f"{settings.source} is no folder")
+    inside = f"{out_root}/" if type(fs) is type(out) and out_root != root else None
+    there = out.find(out_root, detail=True) if out.exists(out_root) else {}
+    existing = {path: info["size"] for path, info in there.items()}
+    made_with = settings.made_with()
+    taken = {manifest.planned[name] for name in manifest.planned}
+    tasks, finished, blocked = [], [], []
+    for path in sorted(found):
+        if PurePosixPath(path).suffix.lower() not in suffixes:
+            continue
+        if inside and path.startswith(inside):
+            continue  # made by an earlier run, into a folder inside the source
+        name = path[len(root) :].lstrip("/")
+        target = manifest.planned.get(name)
+        if target is None:
+            target = str(PurePosixPath(name).with_suffix(settings.suffix))
+            if target in taken:
+                target = name + settings.suffix
+            taken.add(target)
+        state = state_of(fs, path, found[path])
+        size = existing.get(f"{out_root}/{target}")
+        earlier, with_what = manifest.done.get(name, (None, ""))
+        if earlier and not earlier.error and size == earlier.after:
+            if earlier.state == state and with_what == made_with:
+                finished.append(earlier)
+                continue
+            ours = True  # from another state of the source, or with other settings
+        else:
+            ours = name in manifest.planned and earlier is None  # killed between writing it and saying so
+        if size is not None and not ours and not settings.overwrite:
+            blocked.append(Outcome(name, target, state, error=f"{target} exists (use --overwrite)"))
+        else:
+            tasks.append(Task(name, target, state, ours or settings.overwrite))
+    return tasks, finished, blocked
+
+
+def convert(settings: Settings, task: Task) -> Outcome:
+    """Do a task; whatever one file does to a decoder is its outcome's error."""
+    try:
+        return _convert(settings, task)
+    except Exception as error:
+        return failed(task, str(error) or type(error).__name__)
+
+
+def failed(task: Task, error: str) -> Outcome:
+    """The outcome of a task that could not be done."""
+    return Outcome(task.name, task.target, task.state, error=error)
+
+
+def _convert(settings: Settings, task: Task) -> Outcome:
+    fs, root = open_folder(settings.source)
+    data = fs.cat_file(f"{root}/{task.name}")
+    quality = score = None
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = image.width * image.height
+        if settings.suffix == ".mcq":
+            if settings.min_ssimulacra2 is not None:
+                made = least_quality(image, settings.min_ssimulacra2)
+            elif settings.bpp is not None:
+                made = files.to_mcq(image, target_bpp=settings.bpp)
+            else:
+                made = files.to_mcq(image, quality=settings.quality)
+            quality, score = measure(image, made, settings.score)
+        else:
+            format = files.writable_format(settings.suffix)
+            assert format is not None
+            made = files.from_mcq(image, format)
+    out, out_root = open_folder(settings.target)
+    path = f"{out_root}/{task.target}"
+    if not task.replace and out.exists(path):
+        if out.cat_file(path) != made:  # else it is ours, of a worker that died before it could say so
+            raise FileExistsError(f"{task.target} exists (use --overwrite)")
+    elif isinstance(out, LocalFileSystem):
+        files.write_whole(Path(path), made, task.replace)
+    else:
+        out.makedirs(path.rpartition("/")[0], exist_ok=True)
+        out.pipe_file(path, made)
+    return Outcome(task.name, task.target, task.state, len(data), len(made), pixels, quality, score)
+
+
+def measure(image: Image.Image, made: bytes, score: str) -> tuple[float, float | None]:
+    """Quality of an `.mcq` file and its score against the picture it was made of, colours only."""
+    import numpy as np
+
+    with Image.open(io.BytesIO(made)) as again:
+        quality = float(again.info["quality"])
+        if score == "none":
+            return quality, None
+        pictures = [np.asarray(i.convert("RGB")) for i in (image, again)]
+    if score == "psnr":
+        return quality, min(metrics.psnr(*pictures), 99.0)  # equal pictures have no finite one
+    return quality, metrics.ssimulacra2(*pictures)
+
+
+def least_quality(image: Image.Image, wanted: float) -> bytes:
+    """The `.mcq` file of the lowest quality, in eighths, of at least that SSIMULACRA2; ValueError where 8 has less."""
+    if min(image.size) < 8:
+        raise ValueError("SSIMULACRA2 needs sides of 8 pixels: give quality or bpp for such pictures")
+
+    def tried(step: int) -> tuple[bytes, float]:
+        made = files.to_mcq(image, quality=1 + step * QUALITY_STEP)
+        score = measure(image, made, "ssimulacra2")[1]
+        assert score is not None
+        return made, score
+
+    low, high = 0, round(7 / QUALITY_STEP)
+    best, score = tried(high)
+    if score < wanted:
+        raise ValueError(f"SSIMULACRA2 {wanted:g} is out of reach, quality 8 has {score:.1f}: keep the original")
+    while low < high:
+        middle = (low + high) // 2
+        made, score = tried(middle)
+        if score >= wanted:
+            high, best = middle, made
+        else:
+            low = middle + 1
+    return best
+
+
+def _start_worker(threads: int) -> None:
+    import multiprocessing
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt stops
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # a killed parent leaves nobody to work for
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: int) -> Iterator[Outcome]:
+    """Outcomes of tasks, in any order; a task that kills its process, even alone, is a failure."""
+    import multiprocessing
+
+    def start(count: int) -> ProcessPoolExecutor:
+        threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "x") // count)
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(threads,))
+
+    waiting, suspects = deque(tasks), deque[Task]()
+    running: dict[Future[Outcome], Task] = {}
+    pool = start(workers)
+    try:
+        while waiting or suspects or running:
+            # what was running when a process died runs alone, so that the next death has one cause
+            alone = bool(suspects)
+            if alone and not running:
+                task = suspects.popleft()
+                running[pool.submit(work, task)] = task
+            while not alone and waiting and len(running) < 2 * workers:
+                task = waiting.popleft()
+                running[pool.submit(work, task)] = task
+            broken = []
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task = running.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    broken.append(task)
+            if broken:
+                broken += running.values()
+                running.clear()
+                pool.shutdown(cancel_futures=True)
+                pool = start(workers)
+                if alone and len(broken) == 1:
+                    yield failed(broken[0], "its worker process was killed (out of memory?)")
+                else:
+                    suspects.extend(broken)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outcome]:
+    """Outcomes of tasks from actors of Ray Data that keep the model; Ray starts again what dies."""
+    import ray
+
+    class Converter:
+        def __init__(self) -> None:
+            from . import weights
+
+            codec.load_weights(weights.default_id())
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return dataclasses.asdict(convert(settings, Task(**row)))
+
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = 1 if resources.get("GPU", 0) >= workers else 0
+    rows = ray.data.from_items([dataclasses.asdict(t) for t in tasks], override_num_blocks=max(1, len(tasks) // 8))
+    actor: Any = Converter  # Ray calls an instance of it for every row
+    done = rows.map(actor, concurrency=workers, num_cpus=0 if gpus else 1, num_gpus=gpus)
+    for row in done.iter_rows():
+        yield Outcome(**row)
+
+
+@dataclasses.dataclass
+class Report:
+    """Everything a run did: outcomes of this run, what an earlier one had finished, seconds."""
+
+    outcomes: list[Outcome]
+    finished: list[Outcome]
+    seconds: float
+    score: str
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [o for o in self.outcomes if o.error]
+
+    @property
+    def made(self) -> list[Outcome]:
+        return [o for o in self.outcomes if not o.error]
+
+    @property
+    def worst(self) -> list[Outcome]:
+        """The pictures of the lowest scores, earlier runs' too, lowest first."""
+        scored = [o for o in self.made + self.finished if o.score is not None]
+        return sorted(scored, key=lambda o: (o.score, o.name))[:WORST]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: totals, failures with reasons, worst pictures, every file."""
+        before, after = (sum(getattr(o, n) for o in self.made) for n in ("before", "after"))
+        return {
+            "files": len(self.made),
+            "skipped": len(self.finished),
+            "failed": len(self.failures),
+            "bytes_before": before,
+            "bytes_after": after,
+            "megapixels": sum(o.pixels for o in self.made) / 1e6,
+            "seconds": round(self.seconds, 3),
+            "score": self.score,
+            "failures": {o.name: o.error for o in self.failures},
+            "worst": [{"name": o.name, "score": o.score, "quality": o.quality} for o in self.worst],
+            "made": [{k: v for k, v in dataclasses.asdict(o).items() if v is not None} for o in self.made],
+        }
+
+    def text(self) -> str:
+        """For people."""
+        total = self.to_dict()
+        before, after = total["bytes_before"], total["bytes_after"]
+        lines = [
+            f"{total['files']} files in {self.seconds:.1f} s ({total['megapixels']:.1f} MP), "
+            f"{before:,} -> {after:,} bytes" + (f", {1 - after / before:.1%} saved" if before else "")
+        ]
+        if self.finished:
+            lines.append(f"{len(self.finished)} files were there already, from an earlier run")
+        if self.failures:
+            lines.append(f"{len(self.failures)} failed:")
+            lines += [f"  {o.name}: {o.error}" for o in self.failures[:WORST]]
+            if len(self.failures) > WORST:
+                lines.append(f"  and {len(self.failures) - WORST} more")
+        if self.worst:
+            lines.append(f"lowest {self.score}:")
+            lines += [f"  {o.name}: {o.score:.2f} at quality {o.quality:g}" for o in self.worst[:5]]
+        return "\n".join(lines)
+
+
+def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "processes") -> Report:
+    """Do what is left of a tree, with a progress bar, recording every file; returns the report.
+
+    Raises ValueError for settings that make no sense, and OSError when a folder or the manifest cannot be used.
+    """
+    from tqdm import tqdm
+
+    settings.check()
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    began = time.monotonic()
+    with Manifest(manifest_path) as manifest:
+        tasks, finished, blocked = list_tasks(settings, manifest)
+        manifest.plan(task for task in tasks if task.name not in manifest.planned)
+        outcomes = list(blocked)
+        made_with = settings.made_with()
+        if engine == "ray" and tasks:
+            results = on_ray(settings, tasks, workers)
+        elif min(workers, len(tasks)) < 2:
+            results = (convert(settings, task) for task in tasks)
+        else:
+            results = in_processes(functools.partial(convert, settings), tasks, min(workers, len(tasks)))
+        with tqdm(total=len(tasks), unit="file", disable=None) as bar:
+            for outcome in results:
+                manifest.add(outcome, made_with)
+                outcomes.append(outcome)
+                bar.update()
+    return Report(outcomes, finished, time.monotonic() - began, settings.score)
