@@ -249,14 +249,14 @@ class Codebooks(nn.Module):
     def assign(self, x: Tensor, classes: Tensor, costs: Costs) -> Tensor:
         """Codes of a bank by `search`.
 
-        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w).  Returns codes, int16,
-        (groups * stages, h, w).
+        x: scaled residuals (B, groups * dim, h, w) float32; classes: (B, groups, h, w).  Returns codes, int16,
+        (B, groups * stages, h, w).
         """
-        _, h, w = x.shape
-        classes = classes.flatten(1)
-        rows = self.rows(x[None]) / self.steps(classes)
+        B, _, h, w = x.shape
+        classes = classes.transpose(0, 1).flatten(1)
+        rows = self.rows(x) / self.steps(classes)
         codes = search(rows, list(self.words), Rates(costs.bits, classes.long()), costs.choice)
-        return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
+        return torch.stack(codes, 1).to(torch.int16).reshape(-1, B, h, w).transpose(0, 1)
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""

@@ -122,14 +122,15 @@ class PreviewFit:
         engine, model = self.engine, self.engine.model
         codes, classes = engine.quantise(pixels, quality)
         header = Header(pixels.shape[1], pixels.shape[0], "RGB", quality, b"")
+        decoded = Image.fromarray(engine.synthesise(codes, classes, header))
+        words, kinds = ([torch.from_numpy(mine)[None] for mine in both] for both in (codes, classes))
         with torch.inference_mode(), engine.networks():
             q = torch.tensor([quality / QUALITY_ONE])
-            features = engine.features(codes, classes, q)
-            z1 = engine.latent(torch.from_numpy(codes[0]), torch.from_numpy(classes[0]), features, q)
-        decoded = Image.fromarray(engine.synthesise(codes, classes, header))
+            features = engine.features(words, kinds, q)
+            z1 = engine.latent(words[0], kinds[0], features, q)
         for scale, banks in PREVIEW_BANKS.items():
             channels = sum(model.quantiser1.channel_split[:banks])
-            x = model.preview_inputs(z1[:, :channels], features[None]).double().flatten(0, 2)
+            x = model.preview_inputs(z1[:, :channels], features).double().flatten(0, 2)
             x = torch.cat([x, torch.ones(len(x), 1)], 1)
             small = torch.from_numpy(np.array(decoded.reduce(scale))).permute(2, 0, 1)[None].double() / 255
             y = to_patches(small, 16 // scale).flatten(0, 2)
