@@ -187,7 +187,8 @@ def compare_command(args: argparse.Namespace) -> int:
     with Image.open(args.image) as image:
         original = image.convert("RGB")
     groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
-    text = compare.page(Path(args.image).name, np.asarray(original), groups)
+    name = Path(args.image).name
+    text = compare.page(name, [compare.viewed(name, np.asarray(original), groups)])
     size = files.write_whole(target, text.encode(), args.overwrite)
     print(f"wrote {target}, {size:,} bytes")
     return 0
