@@ -1,4 +1,4 @@
-"""`python -m benchmarks rd|report|speed|peers|faults|crash|load|workers|determinism`: figures on your photos and machine."""
+"""`python -m benchmarks COMMAND`: figures on your photos and machine; `--help` lists the commands."""
 
 from __future__ import annotations
 

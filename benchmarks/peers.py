@@ -110,8 +110,8 @@ def mcquic_layers(width: int = 128) -> tuple[list[Layer], list[Layer]]:
     """The convolutions of the original McQuic's encoder and decoder (figure 3 of the paper and its supplement).
 
     Residual blocks of two 3x3, attention blocks of six residual blocks, strided ones with a shortcut and a
-    normalisation (1x1), upsampling by 3x3 to four times the channels and a shuffle; three levels of quantiser, each with
-    its own heads.
+    normalisation (1x1), upsampling by 3x3 to four times the channels and a shuffle; three levels of quantiser, each
+    with its own heads.
     """
 
     def conv(apart: int, kernel: int = 3) -> list[Layer]:

@@ -129,7 +129,7 @@ def data_url(pixels: Pixels) -> str:
 def viewed(
     name: str, original: Pixels, groups: dict[str, list[Version]], size: tuple[int, int] = SHOWN
 ) -> dict[str, Any]:
-    """A picture for `page`; groups: versions of about equal bytes by the name of their button; size: of what is shown."""
+    """A picture for `page`; groups: versions of about equal bytes by their button's name; size: of what is shown."""
     height, width = original.shape[:2]
     shown = part(original, size)
     note = f"{width} x {height}"
