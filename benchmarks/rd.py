@@ -55,7 +55,7 @@ def pillow(format: str, settings: Iterable[float], option: str = "quality", **op
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
 
-    version = weights.DEFAULT_ID if format == "MCQ" else f"pillow {PIL.__version__}"
+    version = weights.default_id().hex() if format == "MCQ" else f"pillow {PIL.__version__}"
     return Codec(tuple(settings), encode, decode, f"{version} {sorted(options.items())}")
 
 
@@ -185,7 +185,7 @@ def measure(args: argparse.Namespace) -> tuple[list[Row], list[str], list[str]]:
     with tqdm(total=len(paths) * sum(len(c.settings) for c in codecs.values()), unit="file") as bar:
         for path in paths:
             with Image.open(path) as opened:
-                image = opened.convert("RGB")
+                image = Image.fromarray(np.asarray(opened.convert("RGB")))  # pixels only, no metadata
             digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
             for name, codec in codecs.items():
                 for setting in codec.settings:
@@ -197,7 +197,10 @@ def measure(args: argparse.Namespace) -> tuple[list[Row], list[str], list[str]]:
 
 def lossless(folder: str) -> list[Path]:
     """The pictures of a folder, in formats that keep every pixel."""
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".tif", ".bmp", ".webp"))
+    found = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".tif", ".bmp", ".webp"))
+    if not found:
+        raise SystemExit(f"no PNG, TIFF, BMP or WebP pictures in {folder}")
+    return found
 
 
 def bd_table(rows: list[Row], codecs: list[str], metrics: list[str]) -> str:

@@ -38,13 +38,15 @@ def to_html(markdown: str) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what is not measured yet, then write the page."""
+    if "mcq" not in args.codecs.split(","):
+        raise SystemExit("--codecs must name mcq: the page is about it")
     rows, codecs, metrics = rd.measure(args)
     paths = rd.lossless(args.images)
     picture = io.BytesIO()
     rd.plot(rows, codecs, metrics, picture)
     url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
     introduction = [
-        f"<p>{len(paths)} images, model {weights.DEFAULT_ID}, {date.today()}; bytes of real files.</p>",
+        f"<p>{len(paths)} images, model {weights.default_id().hex()}, {date.today()}; bytes of real files.</p>",
         f'<img class="plot" src="{url}" alt="rate against distortion">',
         "<h2>BD-rate</h2><p>Bytes that mcq needs for the same figure, against each codec.</p>",
         to_html(rd.bd_table(rows, codecs, metrics)),

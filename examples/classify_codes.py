@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     random.Random(0).shuffle(paths)
     y = torch.tensor([names.index(path.parent.name) for path in paths])
     codes = torch.stack([read_codes(path)[1].flatten(0, 1).int() for path in paths])
-    pixels = torch.stack(decode_tensor([path.read_bytes() for path in paths])).float() / 255 - 0.5
+    pixels = torch.stack(decode_tensor([path.read_bytes() for path in paths], device="cpu")).float() / 255 - 0.5
     print(f"{len(paths)} pictures of {len(names)} classes")
     print(f"on codes: {fit(codes, y, OnCodes(codes.shape[1], len(names))):.1%}")
     print(f"on pixels: {fit(pixels, y, on_pixels(len(names))):.1%}")

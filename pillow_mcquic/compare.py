@@ -62,6 +62,9 @@ def named(name: str) -> tuple[Callable[[Image.Image, int], bytes], Callable[[byt
     """How `name` encodes at a setting of 1 to 100, decodes, and calls its setting; ValueError for an unknown name."""
     if name in PILLOW_CODECS:
         format, options = PILLOW_CODECS[name]
+        Image.init()
+        if format not in Image.SAVE:
+            raise ValueError(f"this Pillow cannot write {format}: leave {name} out, or upgrade Pillow")
         return lambda image, setting: encode_pillow(image, format, quality=setting, **options), decode_pillow, "quality"
     if name == "jxl":
         if not importlib.util.find_spec("imagecodecs"):
@@ -102,6 +105,7 @@ def measure(original: Pixels, decoded: Pixels) -> dict[str, float]:
 def versions(image: Image.Image, quality: float, against: Sequence[str]) -> list[Version]:
     """An RGB picture as `.mcq` of a quality, and as each other codec in at most as many bytes."""
     original = np.asarray(image)
+    image = Image.fromarray(original)  # pixels only: some formats would store the colour profile, others not
     data = encode_pillow(image, "MCQ", quality=quality)
     decoded = decode_pillow(data)
     found = [Version("mcq", f"quality {quality:g}", len(data), decoded, measure(original, decoded))]

@@ -33,7 +33,7 @@ def cut(photo: Image.Image) -> Image.Image:
 
 def test_decode_gives_the_pixels_of_the_array_codec(cut: Image.Image) -> None:
     data = to_bytes(cut)
-    picture = decode_tensor(data)
+    picture = decode_tensor(data, device="cpu")
     assert picture.shape == (3, 75, 101)
     assert picture.is_contiguous()
     np.testing.assert_array_equal(picture.permute(1, 2, 0), pillow_mcquic.decode(data))
@@ -129,10 +129,12 @@ def test_impossible_codes_are_refused(cut: Image.Image) -> None:
     codes = read_codes(to_bytes(cut))
     with pytest.raises(ValueError, match="are not those of size"):
         decode_codes(codes, quality=4, size=(90, 200))
-    with pytest.raises(ValueError, match=r"codes of level 2 must be \(24, 2, rows, columns\), got None"):
+    with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 2, rows, columns\), got None"):
         decode_codes({1: codes[1], 3: codes[3]}, quality=4)
     with pytest.raises(ValueError, match="codes of level 3 must be"):
         decode_codes({**codes, 3: codes[3][:5]}, quality=4)
+    with pytest.raises(ValueError, match=r"codes of level 1 must be integers .* got torch.float32"):
+        decode_codes({**codes, 1: codes[1] + 0.5}, quality=4)
     for code in (-1, 256):
         wrong = codes[1].clone()
         wrong[0, 0, 0, 0] = code

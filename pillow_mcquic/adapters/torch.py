@@ -1,6 +1,6 @@
 """Tensors and codes: pictures to and from `.mcq` on the device they are on, and the codes themselves as tokens.
 
->>> data = encode_tensor(image, quality=4)  # uint8 (3, H, W), on any device
+>>> data = encode_tensor(image, quality=4)  # uint8 (3, H, W), on the CPU or CUDA
 >>> image = decode_tensor(data, device="cuda")
 >>> codes = read_codes("x.mcq")  # {1: (92, 3, h, w), 2: (24, 2, ...), 3: (24, 2, ...)}, int16
 """
@@ -20,7 +20,7 @@ from ..codec import Engine
 from ..container import File, Header
 from ..model.network import Config
 
-BATCH_PIXELS = 1 << 24  # that go through the networks together
+BATCH_PIXELS = codec.TILE_POSITIONS * 256  # that go through the networks together: more would be tiled
 LEVELS = (1, 2, 3)
 
 
@@ -65,7 +65,8 @@ def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
         [torch.stack([torch.from_numpy(both[kind][i]) for both in parsed]).to(engine.device) for i in range(3)]
         for kind in (0, 1)
     )
-    quality = torch.tensor([file.header.quality / container.QUALITY_ONE for file in files], device=engine.device)
+    qualities = [file.header.quality / container.QUALITY_ONE for file in files]
+    quality = torch.tensor(qualities, dtype=torch.float32, device=engine.device)
     images = engine.synthesise_images(codes, classes, quality, grey=_grey(files[0].header)).expand(-1, 3, -1, -1)
     return [
         image[:, : file.header.height, : file.header.width].contiguous()
@@ -80,8 +81,8 @@ def encode_tensor(images: Sequence[Tensor], *, quality: float = ...) -> list[byt
 def encode_tensor(images: Tensor | Sequence[Tensor], *, quality: float = codec.QUALITY_DEFAULT) -> bytes | list[bytes]:
     """Encode uint8 (3, H, W) to the bytes of an `.mcq` file; (N, 3, H, W), or several (3, H, W), to a list of these.
 
-    The networks run on the device of the tensor, for a batch all pictures together.  Raises ValueError for another
-    shape, type or quality.
+    The networks run on the device of the tensor, CPU or CUDA, for a batch all pictures together.  Raises ValueError
+    for another shape, type or quality.
     """
     fixed = codec.quality_in_256ths(quality)
     if not isinstance(images, Tensor):
@@ -104,7 +105,7 @@ def _checked(images: Tensor) -> Tensor:
 
 def _encode(images: Tensor, quality: int) -> list[bytes]:
     """(B, 3, H, W) uint8 -> a file each."""
-    engine = Engine(codec.load_weights(weights.default_id()), images.device)
+    engine = Engine(codec.load_weights(weights.default_id()), runtime.device(images.device))
     height, width = images.shape[2:]
     rows, columns = (torch.arange(-(-n // 16) * 16, device=images.device).clamp_(max=n - 1) for n in (height, width))
     codes, classes = engine.quantise_images(images[:, :, rows][:, :, :, columns], quality)
@@ -172,7 +173,7 @@ def decode_codes(
     if header.grids != tuple(tuple(level.shape[2:]) for level in flat):
         raise ValueError(f"codes on grids {[tuple(level.shape[2:]) for level in flat]} are not those of size {size}")
     kinds = engine.classes(flat, fixed)
-    q = torch.tensor([fixed / container.QUALITY_ONE], device=engine.device)
+    q = torch.tensor([fixed / container.QUALITY_ONE], dtype=torch.float32, device=engine.device)
     return engine.synthesise_images(flat, kinds, q)[0, :, : size[1], : size[0]].contiguous()
 
 
@@ -181,9 +182,10 @@ def _flat(config: Config, level: int, codes: Mapping[int, Tensor]) -> Tensor:
     banks = config.banks(level)
     groups, most = sum(bank.groups for bank in banks), max(len(bank.stages) for bank in banks)
     mine = codes.get(level)
-    if mine is None or mine.ndim != 4 or mine.shape[:2] != (groups, most):
-        found = None if mine is None else tuple(mine.shape)
-        raise ValueError(f"codes of level {level} must be ({groups}, {most}, rows, columns), got {found}")
+    whole = mine is not None and not mine.dtype.is_floating_point and not mine.dtype.is_complex
+    if mine is None or not whole or mine.ndim != 4 or mine.shape[:2] != (groups, most):
+        found = None if mine is None else f"{mine.dtype} {tuple(mine.shape)}"
+        raise ValueError(f"codes of level {level} must be integers ({groups}, {most}, rows, columns), got {found}")
     parts = []
     for bank, part in zip(banks, torch.split(mine, [bank.groups for bank in banks]), strict=True):
         sizes = [k for k, _ in bank.stages] + [1] * (most - len(bank.stages))
