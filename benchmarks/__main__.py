@@ -30,6 +30,11 @@ def arguments() -> argparse.Namespace:
     )
     rd.add_argument("--csv", help="write every single measurement here")
     rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
+    crops = commands.add_parser("crops", help="one page of crops at equal bytes, to look at")
+    crops.add_argument("--images", required=True, help="folder of the Kodak images")
+    crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
+    crops.add_argument("--against", default="avif,webp", help="of avif, webp, jpeg, jxl")
+    crops.add_argument("--out", required=True, help="the page, any format Pillow writes")
     speed = commands.add_parser("speed", help="seconds per megapixel, share of each stage, peak memory")
     speed.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
     speed.add_argument("--megapixels", default="0.4,2,12,50")
@@ -73,6 +78,8 @@ def main() -> None:
         from .rd import run
     elif args.command == "report":
         from .report import run
+    elif args.command == "crops":
+        from .crops import run
     elif args.command == "speed":
         from .speed import run
     elif args.command == "peers":
