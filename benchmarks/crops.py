@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> None:
             x, y = j * (SIDE + MARGIN), i * (SIDE + LINE + MARGIN)
             draw.text((x + 1, y + 1), label, "black")
             page.paste(picture.crop((left, top, left + SIDE, top + SIDE)), (x, y + LINE))
-    page.save(args.out)
+    page.save(args.out, quality=95)  # where the format has one
     print(f"wrote {args.out}, {page.width}x{page.height}")
