@@ -1,4 +1,4 @@
-"""`python -m benchmarks rd|speed|peers|faults|crash|load|workers|determinism`: figures on your photos and machine."""
+"""`python -m benchmarks COMMAND`: figures on your photos and machine; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -9,16 +9,32 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
     rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
-    rd.add_argument("--images", required=True, help="folder of lossless images")
-    rd.add_argument(
-        "--codecs",
-        default="mcq,jpeg,webp,avif",
-        help="of mcq, jpeg, webp, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 (default: the first four)",
+    report = commands.add_parser("report", help="the same as a page, with crops at equal bytes to look at")
+    for command in (rd, report):
+        command.add_argument("--images", required=True, help="folder of lossless images")
+        command.add_argument(
+            "--codecs",
+            default="mcq,jpeg,webp,avif",
+            help="of mcq, jpeg, webp, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 (default: the first four)",
+        )
+        command.add_argument(
+            "--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)"
+        )
+        command.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
+    report.add_argument("--out", required=True, help="the page, .html")
+    report.add_argument("--pictures", type=int, default=6, help="how many to show crops of (default 6)")
+    report.add_argument("--quality", type=float, nargs="+", default=[2, 4, 6], help="of the crops, default 2 4 6")
+    report.add_argument("--against", default="avif,webp", help="codecs of the crops: avif, webp, jpeg, jxl")
+    report.add_argument(
+        "--include", nargs="*", default=[], help="Markdown files of other results, for example of speed"
     )
-    rd.add_argument("--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)")
-    rd.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
     rd.add_argument("--csv", help="write every single measurement here")
     rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
+    crops = commands.add_parser("crops", help="one page of crops at equal bytes, to look at")
+    crops.add_argument("--images", required=True, help="folder of the Kodak images")
+    crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
+    crops.add_argument("--against", default="avif,webp", help="of avif, webp, jpeg, jxl")
+    crops.add_argument("--out", required=True, help="the page, any format Pillow writes")
     speed = commands.add_parser("speed", help="seconds per megapixel, share of each stage, peak memory")
     speed.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
     speed.add_argument("--megapixels", default="0.4,2,12,50")
@@ -30,7 +46,11 @@ def arguments() -> argparse.Namespace:
     peers.add_argument("--threads", default="1,2")
     peers.add_argument("--quality", type=float, default=4)
     peers.add_argument("--rounds", type=int, default=5)
-    peers.add_argument("--learned", default="", help="bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor (CompressAI)")
+    peers.add_argument(
+        "--learned",
+        default="",
+        help="bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor (CompressAI), mcquic (the original's layers)",
+    )
     faults = commands.add_parser("faults", help="outcomes of damaged files: a table")
     faults.add_argument("--mutations", type=int, default=20_000)
     crash = commands.add_parser("crash", help="kill `mcq encode` at random moments")
@@ -56,6 +76,10 @@ def main() -> None:
     # each command imports only what it needs: a POSIX-only module, peers, metrics
     if args.command == "rd":
         from .rd import run
+    elif args.command == "report":
+        from .report import run
+    elif args.command == "crops":
+        from .crops import run
     elif args.command == "speed":
         from .speed import run
     elif args.command == "peers":

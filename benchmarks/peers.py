@@ -2,7 +2,7 @@
 
 Every round runs every codec once (A B C A B C ...), so that a machine that slows down slows all; told are medians and
 their ratios to `.mcq`.  The learned peers come from CompressAI with random weights: their speed does not depend on
-them, their bytes would.
+them, their bytes would.  Of the original McQuic the convolutions alone are run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import AvifImagePlugin, Image
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from pillow_mcquic.metrics import Pixels
 
 from .speed import mosaic
 
-LEARNED = ("bmshj2018-hyperprior", "mbt2018-mean", "cheng2020-anchor")
+LEARNED = ("bmshj2018-hyperprior", "mbt2018-mean", "cheng2020-anchor", "mcquic")
 LEARNED_QUALITY = 3  # of CompressAI's zoo: 128 channels, about 0.3 bpp on Kodak when trained
 
 
@@ -70,7 +70,9 @@ def peers(threads: int) -> dict[str, Peer]:
 
 
 def learned(name: str) -> Peer:
-    """A model of CompressAI's zoo, untrained, with its own entropy coder."""
+    """A model of CompressAI's zoo, untrained, with its own entropy coder; or the original's layers."""
+    if name == "mcquic":
+        return mcquic()
     import compressai.zoo
     import torch
 
@@ -88,6 +90,82 @@ def learned(name: str) -> Peer:
             return network.decompress(coded["strings"], coded["shape"])["x_hat"]
 
     return Peer(encode, decode, settings=False)
+
+
+class Layer(NamedTuple):
+    """A convolution: channels, kernel, and how many pixels a side of its output is apart."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    apart: int
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds for each pixel of the picture."""
+        return self.inputs * self.outputs * self.kernel**2 / self.apart**2
+
+
+def mcquic_layers(width: int = 128) -> tuple[list[Layer], list[Layer]]:
+    """The convolutions of the original McQuic's encoder and decoder (figure 3 of the paper and its supplement).
+
+    Residual blocks of two 3x3, attention blocks of six residual blocks, strided ones with a shortcut and a
+    normalisation (1x1), upsampling by 3x3 to four times the channels and a shuffle; three levels of quantiser, each
+    with its own heads.
+    """
+
+    def conv(apart: int, kernel: int = 3) -> list[Layer]:
+        return [Layer(width, width, kernel, apart)]
+
+    def residual(apart: int) -> list[Layer]:
+        return 2 * conv(apart)
+
+    def attention(apart: int) -> list[Layer]:
+        return 6 * residual(apart) + conv(apart, 1)
+
+    def strided(apart: int) -> list[Layer]:
+        return 3 * conv(apart) + conv(apart, 1)
+
+    def shuffled(apart: int) -> list[Layer]:
+        return 2 * [Layer(width, 4 * width, 3, 2 * apart)] + conv(apart) + conv(apart, 1)
+
+    encoder = [Layer(3, width, 3, 2), *residual(2), *strided(4), *attention(4), *residual(4), *strided(8), *residual(8)]
+    decoder = [*residual(8), *shuffled(4), *attention(4), *residual(4), *shuffled(2), *residual(2)]
+    decoder.append(Layer(width, 12, 3, 2))
+    for level in (16, 32, 64):
+        head = residual(level) + attention(level) + conv(level)
+        encoder += strided(level) + residual(level) + attention(level) + 2 * head
+        decoder += 2 * head + attention(level) + residual(level) + shuffled(level // 2)
+    return encoder, decoder
+
+
+def mcquic() -> Peer:
+    """The original's convolutions alone, one after the other, in bfloat16 where the processor has it."""
+    import torch
+
+    from pillow_mcquic import runtime
+
+    dtype = runtime.network_dtype(torch.device("cpu"))
+    made: dict[tuple[Layer, int, int], tuple[Any, Any]] = {}
+
+    def run(layers: list[Layer], height: int, width: int) -> None:
+        with torch.inference_mode():
+            for layer in layers:
+                key = layer, height, width
+                if key not in made:
+                    shape = 1, layer.inputs, height // layer.apart, width // layer.apart
+                    x = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+                    made[key] = x, torch.randn(layer.outputs, layer.inputs, layer.kernel, layer.kernel).to(dtype)
+                x, weight = made[key]
+                torch.nn.functional.silu(torch.conv2d(x, weight, padding=layer.kernel // 2), inplace=True)
+
+    encoder, decoder = mcquic_layers()
+
+    def encode(pixels: Pixels, _: float) -> Any:
+        run(encoder, *pixels.shape[:2])
+        return pixels.shape[:2]
+
+    return Peer(encode, lambda size: run(decoder, *size), settings=False)
 
 
 def measure(pixels: Pixels, threads: int, quality: float, rounds: int, names: list[str]) -> None:

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL
@@ -55,7 +55,7 @@ def pillow(format: str, settings: Iterable[float], option: str = "quality", **op
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
 
-    version = weights.DEFAULT_ID if format == "MCQ" else f"pillow {PIL.__version__}"
+    version = weights.default_id().hex() if format == "MCQ" else f"pillow {PIL.__version__}"
     return Codec(tuple(settings), encode, decode, f"{version} {sorted(options.items())}")
 
 
@@ -174,9 +174,9 @@ def monotone(rows: list[Row], metrics: list[str]) -> list[str]:
     return found
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, print tables and BD-rates (curves of means over images), write CSV and a plot if asked."""
-    paths = sorted(p for p in Path(args.images).iterdir() if p.suffix.lower() in (".png", ".tif", ".bmp", ".webp"))
+def measure(args: argparse.Namespace) -> tuple[list[Row], list[str], list[str]]:
+    """Rows of every image, codec and setting, codecs and metrics, as the arguments say."""
+    paths = lossless(args.images)
     codecs = {name: CODECS[name]() for name in args.codecs.split(",")}
     metrics = args.metrics.split(",")
     if "ssimulacra2" in metrics and not importlib.util.find_spec("ssimulacra2"):
@@ -185,29 +185,53 @@ def run(args: argparse.Namespace) -> None:
     with tqdm(total=len(paths) * sum(len(c.settings) for c in codecs.values()), unit="file") as bar:
         for path in paths:
             with Image.open(path) as opened:
-                image = opened.convert("RGB")
+                image = Image.fromarray(np.asarray(opened.convert("RGB")))  # pixels only, no metadata
             digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
             for name, codec in codecs.items():
                 for setting in codec.settings:
                     row = cache.get(image, name, digest, codec, setting, metrics)
                     rows.append({"image": path.name, **row})
                     bar.update()
+    return rows, list(codecs), metrics
+
+
+def lossless(folder: str) -> list[Path]:
+    """The pictures of a folder, in formats that keep every pixel."""
+    found = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".tif", ".bmp", ".webp"))
+    if not found:
+        raise SystemExit(f"no PNG, TIFF, BMP or WebP pictures in {folder}")
+    return found
+
+
+def bd_table(rows: list[Row], codecs: list[str], metrics: list[str]) -> str:
+    """BD-rates of mcq against every other codec, curves of means over images, in Markdown."""
+    lines = ["| mcq against | " + " | ".join(METRICS[m] for m in metrics) + " |", f"|---|{'---|' * len(metrics)}"]
+    for anchor in (name for name in codecs if name != "mcq"):
+        cells = []
+        for metric in metrics:
+            curves = [[(r["bpp"], r[metric]) for r in means(rows, c, metrics)] for c in (anchor, "mcq")]
+            cells.append(f"{100 * bd_rate(*curves):+.1f} %")
+        lines.append(f"| {anchor} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def means_table(rows: list[Row], codec: str, metrics: list[str]) -> str:
+    """Means over images of a codec at every setting, in Markdown."""
+    heads = " | ".join(METRICS[m] for m in metrics)
+    lines = [f"| setting | bpp | {heads} |", f"|{'---|' * (2 + len(metrics))}"]
+    for mean in means(rows, codec, metrics):
+        figures = " | ".join(f"{mean[m]:.3f}" for m in metrics)
+        lines.append(f"| {mean['setting']:g} | {mean['bpp']:.4f} | {figures} |")
+    return "\n".join(lines)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print tables and BD-rates, write CSV and a plot if asked."""
+    rows, codecs, metrics = measure(args)
     for name in codecs:
-        heads = " | ".join(METRICS[m] for m in metrics)
-        print(f"\n{name} over {len(paths)} images\n| setting | bpp | {heads} |\n|{'---|' * (2 + len(metrics))}")
-        for mean in means(rows, name, metrics):
-            print(
-                f"| {mean['setting']:g} | {mean['bpp']:.4f} | " + " | ".join(f"{mean[m]:.3f}" for m in metrics) + " |"
-            )
+        print(f"\n{name} over {len(lossless(args.images))} images\n{means_table(rows, name, metrics)}")
     if "mcq" in codecs:
-        heads = " | ".join(METRICS[m] for m in metrics)
-        print(f"\nBD-rate of mcq\n| against | {heads} |\n|---|{'---|' * len(metrics)}")
-        for anchor in (name for name in codecs if name != "mcq"):
-            cells = []
-            for metric in metrics:
-                curves = [[(r["bpp"], r[metric]) for r in means(rows, c, metrics)] for c in (anchor, "mcq")]
-                cells.append(f"{100 * bd_rate(*curves):+.1f} %")
-            print(f"| {anchor} | " + " | ".join(cells) + " |")
+        print(f"\nBD-rates\n{bd_table(rows, codecs, metrics)}")
         falls = monotone(rows, metrics)
         print(f"\nfigures that do not rise with quality on an image: {'; '.join(falls) or 'none'}")
     if args.csv:
@@ -217,10 +241,10 @@ def run(args: argparse.Namespace) -> None:
             writer.writeheader()
             writer.writerows(rows)
     if args.plot:
-        plot(rows, list(codecs), metrics, args.plot)
+        plot(rows, codecs, metrics, args.plot)
 
 
-def plot(rows: list[Row], codecs: list[str], metrics: list[str], path: str) -> None:
+def plot(rows: list[Row], codecs: list[str], metrics: list[str], path: str | IO[bytes]) -> None:
     """Every metric against bits per pixel."""
     import matplotlib
 
@@ -237,4 +261,5 @@ def plot(rows: list[Row], codecs: list[str], metrics: list[str], path: str) -> N
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
+    plt.close(figure)

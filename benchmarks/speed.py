@@ -1,4 +1,4 @@
-"""Seconds per megapixel of encoding and decoding, the share of each stage, and peak memory.
+"""Seconds per megapixel of encoding and decoding, the share of each stage, peak memory, and what a process waits for.
 
 Every size runs in a process of its own, so that peak memory is that size's; times are the best of several.
 """
@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,41 @@ def one_size(folder: str, megapixels: float, threads: int, quality: float) -> di
     return result
 
 
+FIRST_CALLS = """
+import io, json, sys, time
+data, times = open(sys.argv[1], "rb").read(), {}
+def clock(name, function):
+    began = time.perf_counter()
+    result = function()
+    times[name] = time.perf_counter() - began
+    return result
+Image = clock("import PIL.Image", lambda: __import__("PIL.Image").Image)
+clock("import pillow_mcquic", lambda: __import__("pillow_mcquic"))
+image = clock("open", lambda: Image.open(io.BytesIO(data)))
+if "torch first" in sys.argv:
+    clock("import torch", lambda: __import__("torch"))
+clock("first decode", image.load)
+clock("second decode", Image.open(io.BytesIO(data)).load)
+print(json.dumps(times))
+"""
+
+
+def first_calls(folder: str) -> None:
+    """Print what a new process waits for before its first picture, of 0.4 MP; medians of five processes."""
+    from pillow_mcquic import encode
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "x.mcq"
+        path.write_bytes(encode(mosaic(folder, 0.4)))
+        for order in ("torch inside the first decode", "torch first"):
+            command = [sys.executable, "-c", FIRST_CALLS, str(path), order]
+            runs = [
+                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(5)
+            ]
+            cells = [f"{name} {statistics.median(r[name] for r in runs):.3f} s" for name in runs[0]]
+            print(f"new process, {order}: " + ", ".join(cells), flush=True)
+
+
 def run(args: argparse.Namespace) -> None:
     """Print the table of all sizes."""
     if os.environ.get("BENCHMARK_ONE_SIZE"):
@@ -127,3 +164,4 @@ def run(args: argparse.Namespace) -> None:
             cells += [f"{t['total']:.2f}", f"{t['total'] / r['megapixels']:.3f}", shares]
         cells.append(", ".join(f"{r[d + ' peak'] - r['idle']:.0f}" for d in ("encode", "decode")))
         print("| " + " | ".join(cells) + " |", flush=True)
+    first_calls(args.images)

@@ -187,7 +187,8 @@ def compare_command(args: argparse.Namespace) -> int:
     with Image.open(args.image) as image:
         original = image.convert("RGB")
     groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
-    text = compare.page(Path(args.image).name, np.asarray(original), groups)
+    name = Path(args.image).name
+    text = compare.page(name, [compare.viewed(name, np.asarray(original), groups)])
     size = files.write_whole(target, text.encode(), args.overwrite)
     print(f"wrote {target}, {size:,} bytes")
     return 0
@@ -217,15 +218,31 @@ def transcode_command(args: argparse.Namespace) -> int:
     )
     if args.manifest:
         manifest = Path(args.manifest)
-    elif "://" in args.target or "::" in args.target:
+    elif not transcode.is_local(args.target):
         raise UsageError(f"{args.target} is not local: give --manifest FILE, a local file")
     else:
         manifest = Path(args.target) / transcode.MANIFEST
-    report = transcode.run(settings, manifest, args.workers, args.engine)
-    print(report.text())
+    if args.report and os.path.lexists(args.report) and not is_report(Path(args.report)):
+        raise UsageError(f"{args.report} exists and is no report of transcode")
+    workers = args.workers or transcode.default_workers()
+    report = transcode.run(settings, manifest, workers, args.engine)
     if args.report:
         files.write_whole(Path(args.report), json.dumps(report.to_dict(), indent=1).encode(), True)
+    print(
+        report.text().encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+    )
     return 1 if report.failures else 0
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is what `transcode --report` writes, and may be written again."""
+    import json
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"made", "failures", "worst"} <= set(found)
 
 
 CHUNK_NAMES = {
@@ -357,7 +374,7 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("--bpp", type=float, help="bits per pixel of every file")
     size.add_argument("--min-ssimulacra2", type=float, metavar="X", help="lowest quality with that score, per image")
     transcode.add_argument("--score", choices=("psnr", "ssimulacra2", "none"), help="how new files are checked (psnr)")
-    transcode.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one for each core")
+    transcode.add_argument("--workers", type=int, help="default: one for each core, or one where a GPU works")
     transcode.add_argument(
         "--engine", choices=("processes", "ray"), default="processes", help="ray: actors of Ray Data"
     )

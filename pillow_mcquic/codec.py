@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 QUALITY_DEFAULT = 4.0
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
-ANALYSIS_REACH, SYNTHESIS_REACH = 6, 6  # positions a network sees beyond its own
+ANALYSIS_REACH, SYNTHESIS_REACH, PREVIEW_REACH = 6, 6, 1  # positions a network sees beyond its own
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
+SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
 Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
@@ -71,11 +72,13 @@ def tiled(
 ) -> None:
     """Run a local function window by window, as if it had seen everything at once.
 
-    inputs: tensors (C, h*s, w*s) with their samples s per grid position; the function gets their windows and
-    returns (C', h*scale, w*scale) of each window, whose part inside the margin `reach` goes into `out`.
-    `positions` bounds a window's area on the grid, margin not counted.
+    inputs: tensors (B, C, h*s, w*s) with their samples s per grid position; the function gets their windows and
+    returns (B, C', h*scale, w*scale) of each window, whose part inside the margin `reach` goes into `out`.
+    `positions` bounds the area on the grid of a window of all B, margin not counted.
     """
-    h, w = out.shape[1] // scale, out.shape[2] // scale
+    B, _, H, W = out.shape
+    h, w = H // scale, W // scale
+    positions = max(1, positions // B)
     columns = even_part(w, math.isqrt(positions))
     rows = even_part(h, max(1, positions // columns))
     for top in range(0, h, rows):
@@ -83,10 +86,10 @@ def tiled(
             bottom, right = min(h, top + rows), min(w, left + columns)
             y0, x0 = max(0, top - reach), max(0, left - reach)
             y1, x1 = min(h, bottom + reach), min(w, right + reach)
-            windows = [t[:, y0 * s : y1 * s, x0 * s : x1 * s] for t, s in inputs]
+            windows = [t[:, :, y0 * s : y1 * s, x0 * s : x1 * s] for t, s in inputs]
             result = function(*windows)
-            out[:, top * scale : bottom * scale, left * scale : right * scale] = result[
-                :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
+            out[:, :, top * scale : bottom * scale, left * scale : right * scale] = result[
+                :, :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
             ]
 
 
@@ -102,13 +105,16 @@ class Engine:
     threads and tiling move pixels by rounding only.
     """
 
-    def __init__(self, weights: Weights, tile_positions: int = TILE_POSITIONS) -> None:
+    def __init__(
+        self, weights: Weights, device: torch.device | None = None, tile_positions: int = TILE_POSITIONS
+    ) -> None:
+        """device: None is what is configured; tile_positions bounds what goes through the networks at once."""
         import torch
 
         self.torch = torch
         self.weights = weights
         self.tile_positions = tile_positions
-        self.device = runtime.device()
+        self.device = runtime.device() if device is None else device
         self.dtype = runtime.network_dtype(self.device)
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
@@ -127,30 +133,31 @@ class Engine:
         return self.torch.tensor(1 / 255, dtype=self.torch.float32)
 
     def _floats(self, *shape: int) -> Tensor:
-        return self.torch.empty(shape, dtype=self.torch.float32, device=self.device)
+        """(B, C, h, w) float32, channels-last."""
+        B, C, h, w = shape
+        return self.torch.empty((B, h, w, C), dtype=self.torch.float32, device=self.device).permute(0, 3, 1, 2)
 
     def _image(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(H, W, 3) uint8 -> (3, h * 16, w * 16) uint8 on the device, edges replicated."""
+        """(H, W, 3) uint8 -> (1, 3, h * 16, w * 16) uint8 on the device, edges replicated."""
         H, W = pixels.shape[:2]
         if H % 16 or W % 16:
             pixels = np.pad(pixels, ((0, -H % 16), (0, -W % 16), (0, 0)), mode="edge")
         elif not pixels.flags.writeable:
             pixels = pixels.copy()  # torch warns of memory it could write to and must not
-        image: Tensor = self.torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)
-        return image
+        return self.torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]
 
     def analyse(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (channels, h, w)."""
+        """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (1, channels, h, w)."""
         model, image, unit = self.model, self._image(pixels), self._unit()
         with self.torch.inference_mode(), self.networks():
 
             def run(window: Tensor) -> Tensor:
-                linear, features = model.analyse_pixels(window[None] * unit)
-                both: Tensor = self.torch.cat([linear[0], features[0].float()])
+                linear, features = model.analyse_pixels(window * unit)
+                both: Tensor = self.torch.cat([linear, features.float()], 1)
                 return both
 
             channels = model.quantiser1.channels + model.config.analysis_width_16
-            analysed: Tensor = self._floats(image.shape[1] // 16, image.shape[2] // 16, channels).permute(2, 0, 1)
+            analysed = self._floats(1, channels, image.shape[2] // 16, image.shape[3] // 16)
             tiled(run, [(image, 16)], analysed, 1, ANALYSIS_REACH, self.tile_positions)
             return analysed
 
@@ -161,70 +168,82 @@ class Engine:
 
         `analysed`: what `analyse` gave for these pixels, to save doing it again.
         """
-        torch, model, prior = self.torch, self.model, self.weights.prior
-        h, w = -(-pixels.shape[0] // 16), -(-pixels.shape[1] // 16)
-        with torch.inference_mode(), self.networks():
-            q, unit = self._quality(quality), self._unit()
-            y1 = self._floats(h, w, model.quantiser1.channels).permute(2, 0, 1)  # channels-last
-
-            def analyse(window: Tensor) -> Tensor:
-                return model.analyse(window[None] * unit, q)[0]
-
-            def finish(window: Tensor) -> Tensor:
-                linear, features = window[None, : len(y1)], window[None, len(y1) :].to(self.dtype)
-                return model.analyse_features(linear, features, q)[0]
-
+        with self.torch.inference_mode(), self.networks():
             if analysed is None:
-                tiled(analyse, [(self._image(pixels), 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+                y1 = self._latent(self._image(pixels), quality)
             else:
+                channels = self.model.quantiser1.channels
+                y1 = self._floats(1, channels, *analysed.shape[2:])
+
+                def finish(window: Tensor) -> Tensor:
+                    linear, features = window[:, :channels], window[:, channels:].to(self.dtype)
+                    return self.model.analyse_features(linear, features, self._quality(quality))
+
                 tiled(finish, [(analysed, 1)], y1, 1, ANALYSIS_REACH, self.tile_positions)
-            hyper = self._floats(model.config.hyper_width, -(-h // 2), -(-w // 2))
+            codes, classes = self._quantise(y1, quality)
+        return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
-            def enter(window: Tensor) -> Tensor:
-                return model.hyper_features(window[None], q)[0]
+    def quantise_images(self, images: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
+        """(B, 3, h * 16, w * 16) uint8 on the device -> codes and classes as of `quantise`, (B, ...), on the device."""
+        with self.torch.inference_mode(), self.networks():
+            return self._quantise(self._latent(images, quality), quality)
 
-            tiled(enter, [(y1, 2)], hyper, 1, 1, self.tile_positions // 4)
-            y2, y3 = model.hyper_analyse(hyper[None], q)
-            size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
-            # (the prior's float64 is beyond autocast)
-            classes3 = prior.classes_3(quality, size3).to(self.device)
-            codes3 = self._assign(3, 0, (y3 * model.gain(3, q))[0], classes3)
-            z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
-            features, mean = model.predict_2(z3, q, size2)
-            classes2 = prior.classes_2(codes3, quality, size2)
-            codes2 = self._assign(2, 0, ((y2 - mean) * model.gain(2, q))[0], classes2)
-            z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
-            features = model.predict_1(z2, features, q, (h, w))
+    def _latent(self, images: Tensor, quality: int) -> Tensor:
+        """Analysis transform: (B, 3, h * 16, w * 16) uint8 -> y1 (B, channels, h, w) float32."""
+        q, unit = self._quality(quality), self._unit()
+        B, _, H, W = images.shape
+        y1 = self._floats(B, self.model.quantiser1.channels, H // 16, W // 16)
 
-            def scale(latent: Tensor, features: Tensor) -> Tensor:
-                scaled = latent * model.gain(1, q)[0]
-                scaled[: model.deep] -= model.mean_1(features[None])[0] * model.gain(1, q)[0, : model.deep]
-                return scaled
+        def analyse(window: Tensor) -> Tensor:
+            return self.model.analyse(window * unit, q)
 
-            tiled(scale, [(y1, 1), (features[0], 1)], y1, 1, 1, self.tile_positions)
-            parts = torch.split(y1, model.quantiser1.channel_split)
+        tiled(analyse, [(images, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+        return y1
 
-            codes1, classes1 = self._level_1(
-                lambda bank, classes: self._assign(1, bank, parts[bank], classes),
-                codes3,
-                codes2,
-                quality,
-                (h, w),
-            )
-            return (
-                [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
-                [classes.cpu().numpy() for classes in (classes1, classes2, classes3)],
-            )
+    def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
+        """y1 (B, channels, h, w), overwritten -> codes and classes of levels 1, 2, 3."""
+        model, prior, q = self.model, self.weights.prior, self._quality(quality)
+        B, _, h, w = y1.shape
+        hyper = self._floats(B, model.config.hyper_width, -(-h // 2), -(-w // 2))
+        tiled(lambda y1: model.hyper_features(y1, q), [(y1, 2)], hyper, 1, 1, self.tile_positions // 4)
+        y2, y3 = model.hyper_analyse(hyper, q)
+        size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
+        # (the prior's float64 is beyond autocast)
+        classes3 = prior.classes_3(quality, size3).to(self.device).expand(B, -1, -1, -1)
+        codes3 = self._assign(3, 0, y3 * model.gain(3, q), classes3)
+        z3 = model.quantiser3.sum_words(codes3, classes3) / model.gain(3, q)
+        features, mean = model.predict_2(z3, q, size2)
+        classes2 = self.torch.stack([prior.classes_2(codes, quality, size2) for codes in codes3])
+        codes2 = self._assign(2, 0, (y2 - mean) * model.gain(2, q), classes2)
+        z2 = model.quantiser2.sum_words(codes2, classes2) / model.gain(2, q) + mean
+        features = model.predict_1(z2, features, q, (h, w))
+
+        def scale(latent: Tensor, features: Tensor) -> Tensor:
+            scaled = latent * model.gain(1, q)
+            scaled[:, : model.deep] -= model.mean_1(features) * model.gain(1, q)[:, : model.deep]
+            return scaled
+
+        tiled(scale, [(y1, 1), (features, 1)], y1, 1, 1, self.tile_positions)
+        parts = self.torch.split(y1, model.quantiser1.channel_split, 1)
+        codes1, classes1 = self._level_1(
+            lambda bank, classes: self._assign(1, bank, parts[bank], classes),
+            codes3,
+            codes2,
+            quality,
+            (h, w),
+            len(parts),
+        )
+        return [codes1, codes2, codes3], [classes1, classes2, classes3]
 
     def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor) -> Tensor:
-        """Scaled residuals of a bank (channels, h, w) -> its codes, some rows at a time."""
+        """Scaled residuals of a bank (B, channels, h, w) -> its codes, some rows at a time."""
         codebooks = self.model.banks(level)[bank]
-        rows = max(1, self.tile_positions // x.shape[2])
+        rows = max(1, self.tile_positions // (len(x) * x.shape[3]))
         strips = [
             codebooks.assign(part, part_classes, self.costs[level - 1][bank])
-            for part, part_classes in zip(self.torch.split(x, rows, 1), self.torch.split(classes, rows, 1), strict=True)
+            for part, part_classes in zip(self.torch.split(x, rows, 2), self.torch.split(classes, rows, 2), strict=True)
         ]
-        return self.torch.cat(strips, 1)
+        return self.torch.cat(strips, 2)
 
     def _level_1(
         self,
@@ -233,17 +252,32 @@ class Engine:
         codes2: Tensor,
         quality: int,
         size: tuple[int, int],
+        banks: int,
     ) -> tuple[Tensor, Tensor]:
-        """Codes and classes of level 1, bank by bank; `codes_of` gives a bank's codes once its classes are known."""
+        """Codes and classes of the first banks of level 1; `codes_of` gives a bank's codes once it has classes."""
         torch, prior = self.torch, self.weights.prior
-        hidden = prior.hidden_1(codes3, codes2, quality)
-        energy = torch.empty((0, *size), dtype=torch.int16, device=self.device)
+        hidden = [prior.hidden_1(mine3, mine2, quality) for mine3, mine2 in zip(codes3, codes2, strict=True)]
+        energy = torch.empty((len(codes3), 0, *size), dtype=torch.int16, device=self.device)
         codes, classes = [], []
-        for bank in range(len(prior.config.level1)):
-            classes.append(prior.classes_1(bank, hidden, energy, quality))
+        for bank in range(banks):
+            known = zip(hidden, energy, strict=True)
+            classes.append(torch.stack([prior.classes_1(bank, above, before, quality) for above, before in known]))
             codes.append(codes_of(bank, classes[-1]))
-            energy = torch.cat([energy, prior.log_energy(bank, codes[-1])])
-        return torch.cat(codes), torch.cat(classes)
+            energy = torch.cat([energy, torch.stack([prior.log_energy(bank, mine) for mine in codes[-1]])], 1)
+        return torch.cat(codes, 1), torch.cat(classes, 1)
+
+    def classes(self, codes: list[Tensor], quality: int) -> list[Tensor]:
+        """The classes that belong to codes of levels 1, 2, 3 (B, symbols, rows, columns) on the device."""
+        torch, prior = self.torch, self.weights.prior
+        codes1, codes2, codes3 = codes
+        splits = torch.split(codes1, self.model.quantiser1.symbol_split, 1)
+        with torch.inference_mode():
+            size3, size2 = (codes3.shape[2], codes3.shape[3]), (codes2.shape[2], codes2.shape[3])
+            classes3 = prior.classes_3(quality, size3).to(self.device).expand(len(codes3), -1, -1, -1)
+            classes2 = torch.stack([prior.classes_2(mine, quality, size2) for mine in codes3])
+            size1 = codes1.shape[2], codes1.shape[3]
+            _, classes1 = self._level_1(lambda bank, _: splits[bank], codes3, codes2, quality, size1, len(splits))
+        return [classes1, classes2, classes3]
 
     def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
         """Codes and classes of levels 1, 2, 3 -> their code streams."""
@@ -253,71 +287,112 @@ class Engine:
         )
         return level1, level2, level3
 
-    def read_streams(self, streams: tuple[bytes, bytes, bytes], header: Header) -> tuple[Codes, Classes]:
-        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged."""
+    def read_streams(
+        self, streams: tuple[bytes, bytes, bytes], header: Header, scale: int = 1
+    ) -> tuple[Codes, Classes]:
+        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged.
+
+        For a preview of 1/`scale` reading stops after the banks of level 1 that it is made of.
+        """
+        from .model.network import PREVIEW_BANKS
+
         prior, quality, grids = self.weights.prior, header.quality, header.grids
+        every = len(prior.config.level1)
+        banks = every if scale == 1 else PREVIEW_BANKS[scale]
         with self.torch.inference_mode():
-            classes3 = prior.classes_3(quality, grids[2])
+            classes3 = prior.classes_3(quality, grids[2]).to(self.device)[None]
             codes3 = self._read(3, streams, lambda read: read(classes3))
-            classes2 = prior.classes_2(codes3, quality, grids[1])
+            classes2 = prior.classes_2(codes3[0], quality, grids[1])[None]
             codes2 = self._read(2, streams, lambda read: read(classes2))
             codes1, classes1 = self._read(
                 1,
                 streams,
-                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0]),
+                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0], banks),
+                whole=banks == every,
             )
         return (
-            [codes.cpu().numpy() for codes in (codes1, codes2, codes3)],
-            [classes.cpu().numpy() for classes in (classes1, classes2, classes3)],
+            [codes[0].cpu().numpy() for codes in (codes1, codes2, codes3)],
+            [classes[0].cpu().numpy() for classes in (classes1, classes2, classes3)],
         )
 
     def _read(
-        self, level: int, streams: tuple[bytes, bytes, bytes], parse: Callable[[Callable[[Tensor], Tensor]], Parsed]
+        self,
+        level: int,
+        streams: tuple[bytes, bytes, bytes],
+        parse: Callable[[Callable[[Tensor], Tensor]], Parsed],
+        whole: bool = True,
     ) -> Parsed:
-        """What `parse` makes of a level's stream, given a function classes -> the next groups' codes."""
+        """What `parse` makes of a level's stream (`whole` or not), given a function classes -> next groups' codes."""
         try:
             decoder = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
 
             def read(classes: Tensor) -> Tensor:
-                codes = decoder.read(classes.flatten(1).cpu().numpy())
-                found: Tensor = self.torch.from_numpy(codes.reshape(-1, *classes.shape[1:]))
+                codes = decoder.read(classes[0].flatten(1).cpu().numpy())
+                found: Tensor = self.torch.from_numpy(codes.reshape(1, -1, *classes.shape[2:]))
                 return found.to(self.device)
 
             parsed = parse(read)
-            decoder.finish()
+            if whole:
+                decoder.finish()
         except coder.DamagedStreamError as error:
             raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
         return parsed
 
-    def synthesise(self, codes: Codes, classes: Classes, header: Header) -> NDArray[np.uint8]:
-        """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes."""
-        torch, model = self.torch, self.model
-        codes1, codes2, codes3 = (torch.from_numpy(c).to(self.device) for c in codes)
-        classes1, classes2, classes3 = (torch.from_numpy(c).to(self.device) for c in classes)
-        _, h, w = codes1.shape
+    def synthesise(self, codes: Codes, classes: Classes, header: Header, scale: int = 1) -> NDArray[np.uint8]:
+        """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes.
+
+        scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, rounded up, which needs less
+        of level 1 (see `read_streams`) and no synthesis transform.
+        """
+        batches = [[self.torch.from_numpy(mine)[None].to(self.device) for mine in both] for both in (codes, classes)]
         grey = header.mode in ("L", "LA")
+        quality = self._quality(header.quality)
+        image = self.synthesise_images(batches[0], batches[1], quality, grey=grey, scale=scale)[0]
+        cropped = image[:, : -(-header.height // scale), : -(-header.width // scale)].permute(1, 2, 0)
+        pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
+        return pixels[:, :, 0] if grey else pixels
+
+    def synthesise_images(
+        self, codes: list[Tensor], classes: list[Tensor], quality: Tensor, *, grey: bool = False, scale: int = 1
+    ) -> Tensor:
+        """Codes and classes (B, ...), quality (B,) in 1..8, all on the device -> (B, 3 or 1, h * 16, w * 16) uint8."""
+        torch, model = self.torch, self.model
+        B, _, h, w = codes[0].shape
         with torch.inference_mode(), self.networks():
-            q = self._quality(header.quality)
-            z3 = model.quantiser3.sum_words(codes3[None], classes3[None]) / model.gain(3, q)
-            features, mean = model.predict_2(z3, q, (codes2.shape[1], codes2.shape[2]))
-            z2 = model.quantiser2.sum_words(codes2[None], classes2[None]) / model.gain(2, q) + mean
-            features = model.predict_1(z2, features, q, (h, w))
+            features = self.features(codes, classes, quality)
 
             def decode(codes: Tensor, classes: Tensor, features: Tensor) -> Tensor:
-                z1 = model.quantiser1.sum_words(codes[None], classes[None]) / model.gain(1, q)
-                z1[:, : model.deep] += model.mean_1(features[None])
-                x = model.synthesise(z1, features[None], q)[0]
+                z1 = self.latent(codes, classes, features, quality)
+                x = model.synthesise(z1, features, quality) if scale == 1 else model.preview(z1, features, scale)
                 if grey:
-                    x = x.mean(0, keepdim=True)
+                    x = x.mean(1, keepdim=True)
                 return x.mul_(255).round_().clamp_(0, 255)
 
-            channels = 1 if grey else 3
-            # channels last in memory, so that the array comes out without another copy
-            out = torch.empty(h * 16, w * 16, channels, dtype=torch.uint8, device=self.device).permute(2, 0, 1)
-            tiled(decode, [(codes1, 1), (classes1, 1), (features[0], 1)], out, 16, SYNTHESIS_REACH, self.tile_positions)
-            cropped = out[:, : header.height, : header.width].permute(1, 2, 0)
-            pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
-        return pixels[:, :, 0] if grey else pixels
+            side = 16 // scale
+            # channels last in memory, so that an array comes out without another copy
+            out: Tensor = torch.empty(B, h * side, w * side, 1 if grey else 3, dtype=torch.uint8, device=self.device)
+            out = out.permute(0, 3, 1, 2)
+            reach = SYNTHESIS_REACH if scale == 1 else PREVIEW_REACH
+            tiled(decode, [(codes[0], 1), (classes[0], 1), (features, 1)], out, side, reach, self.tile_positions)
+        return out
+
+    def features(self, codes: list[Tensor], classes: list[Tensor], quality: Tensor) -> Tensor:
+        """What codes and classes of levels 2 and 3 say about level 1: features (B, hyper, h, w) on its grid."""
+        model = self.model
+        z3 = model.quantiser3.sum_words(codes[2], classes[2]) / model.gain(3, quality)
+        features, mean = model.predict_2(z3, quality, (codes[1].shape[2], codes[1].shape[3]))
+        z2 = model.quantiser2.sum_words(codes[1], classes[1]) / model.gain(2, quality) + mean
+        features_1: Tensor = model.predict_1(z2, features, quality, (codes[0].shape[2], codes[0].shape[3]))
+        return features_1
+
+    def latent(self, codes: Tensor, classes: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """Codes and classes of (the first banks of) level 1 in a window -> quantised y1 (B, channels, h, w)."""
+        model = self.model
+        z1 = model.quantiser1.sum_words(codes, classes)
+        z1 /= model.gain(1, quality)[:, : z1.shape[1]]
+        deep = min(model.deep, z1.shape[1])
+        z1[:, :deep] += model.mean_1(features)[:, :deep]
+        return z1
 
 
 def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[Costs]]]:
@@ -489,14 +564,19 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
     return min(found, key=lambda data: abs(len(data) - target))
 
 
-def decode_file(file: File) -> NDArray[np.uint8]:
-    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFileError when it is damaged."""
+def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
+    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); BadFileError when it is damaged.
+
+    scale: 1, 2, 4 or 8 for the sides divided by it, rounded up; see `Engine.synthesise`.
+    """
     header = file.header
     alpha_payload = file.get(ALPHA)
     alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
     engine = Engine(load_weights(header.model))
-    pixels = engine.synthesise(*engine.read_streams(file.codes, header), header)
-    return pixels if alpha is None else np.dstack([pixels, alpha])
+    pixels = engine.synthesise(*engine.read_streams(file.codes, header, scale), header, scale)
+    if alpha is None:
+        return pixels
+    return np.dstack([pixels, np.asarray(Image.fromarray(alpha).reduce(scale))])
 
 
 def check_size(header: Header) -> None:
@@ -504,13 +584,16 @@ def check_size(header: Header) -> None:
     Image._decompression_bomb_check(header.padded_size)
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:
     """Decode the bytes of an `.mcq` file to uint8 (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3), (H, W, 4).
 
+    scale: 2, 4 or 8 decode a preview, H and W divided by it and rounded up, in a fraction of the time.
     Raises ValueError (`container.NotMcqError`) when it is no `.mcq` file, OSError when it is damaged or needs
     weights that are not here, and warns or raises, as Pillow does, when the picture is larger than
     `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
+    if isinstance(scale, bool) or scale not in SCALES:
+        raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     file = container.read(io.BytesIO(data))
     check_size(file.header)
-    return decode_file(file)
+    return decode_file(file, scale)

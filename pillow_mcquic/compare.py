@@ -19,7 +19,7 @@ from PIL import Image
 from . import metrics
 from .metrics import Pixels
 
-SHOWN = (1600, 1200)  # width and height of the part that a page holds
+SHOWN = (1600, 1200)  # width and height of the part of a picture that a page holds
 TEMPLATE = Path(__file__).parent / "compare.html"
 # codec: format of Pillow and its options beside `quality`, 1 to 100
 PILLOW_CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,6 +62,9 @@ def named(name: str) -> tuple[Callable[[Image.Image, int], bytes], Callable[[byt
     """How `name` encodes at a setting of 1 to 100, decodes, and calls its setting; ValueError for an unknown name."""
     if name in PILLOW_CODECS:
         format, options = PILLOW_CODECS[name]
+        Image.init()
+        if format not in Image.SAVE:
+            raise ValueError(f"this Pillow cannot write {format}: leave {name} out, or upgrade Pillow")
         return lambda image, setting: encode_pillow(image, format, quality=setting, **options), decode_pillow, "quality"
     if name == "jxl":
         if not importlib.util.find_spec("imagecodecs"):
@@ -102,6 +105,7 @@ def measure(original: Pixels, decoded: Pixels) -> dict[str, float]:
 def versions(image: Image.Image, quality: float, against: Sequence[str]) -> list[Version]:
     """An RGB picture as `.mcq` of a quality, and as each other codec in at most as many bytes."""
     original = np.asarray(image)
+    image = Image.fromarray(original)  # pixels only: some formats would store the colour profile, others not
     data = encode_pillow(image, "MCQ", quality=quality)
     decoded = decode_pillow(data)
     found = [Version("mcq", f"quality {quality:g}", len(data), decoded, measure(original, decoded))]
@@ -113,35 +117,37 @@ def versions(image: Image.Image, quality: float, against: Sequence[str]) -> list
     return found
 
 
-def part(pixels: Pixels) -> Pixels:
-    """The middle of a picture, at most as large as a page shows."""
+def part(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """The middle of a picture, of at most that width and height."""
     height, width = pixels.shape[:2]
-    top, left = max(0, (height - SHOWN[1]) // 2), max(0, (width - SHOWN[0]) // 2)
-    return pixels[top : top + SHOWN[1], left : left + SHOWN[0]]
+    top, left = max(0, (height - size[1]) // 2), max(0, (width - size[0]) // 2)
+    return pixels[top : top + size[1], left : left + size[0]]
 
 
 def data_url(pixels: Pixels) -> str:
-    """The shown part of a picture, losslessly, as a browser takes it."""
-    data = encode_pillow(Image.fromarray(part(pixels)), "WEBP", lossless=True, method=2)
+    """A picture, losslessly, as a browser takes it."""
+    data = encode_pillow(Image.fromarray(pixels), "WEBP", lossless=True, method=2)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def page(title: str, original: Pixels, groups: dict[str, list[Version]]) -> str:
-    """The page of one picture; `groups`: versions of about equal bytes by the name of their button."""
+def viewed(
+    name: str, original: Pixels, groups: dict[str, list[Version]], size: tuple[int, int] = SHOWN
+) -> dict[str, Any]:
+    """A picture for `page`; groups: versions of about equal bytes by their button's name; size: of what is shown."""
     height, width = original.shape[:2]
-    shown = part(original)
+    shown = part(original, size)
     note = f"{width} x {height}"
     if shown.shape != original.shape:
         note += f"; the middle {shown.shape[1]} x {shown.shape[0]} is shown, bytes and figures are of the whole"
-    content = {
-        "title": title,
+    return {
+        "name": name,
         "note": note,
         "width": shown.shape[1],
         "height": shown.shape[0],
-        "original": data_url(original),
+        "original": data_url(shown),
         "groups": [
             {
-                "name": name,
+                "name": group,
                 "versions": [
                     {
                         "codec": v.codec,
@@ -149,13 +155,18 @@ def page(title: str, original: Pixels, groups: dict[str, list[Version]]) -> str:
                         "bytes": v.size,
                         "bpp": round(8 * v.size / (width * height), 4),
                         "metrics": {k: "inf" if math.isinf(m) else round(m, 2) for k, m in v.metrics.items()},
-                        "picture": data_url(v.pixels),
+                        "picture": data_url(part(v.pixels, size)),
                     }
                     for v in found
                 ],
             }
-            for name, found in groups.items()
+            for group, found in groups.items()
         ],
     }
+
+
+def page(title: str, pictures: Sequence[dict[str, Any]], introduction: str = "") -> str:
+    """The page of some pictures (see `viewed`); introduction: HTML above them."""
     # a "<" could end the script element that holds the data
-    return TEMPLATE.read_text("utf-8").replace("__CONTENT__", json.dumps(content).replace("<", "\\u003c"))
+    content = json.dumps({"title": title, "pictures": pictures}).replace("<", "\\u003c")
+    return TEMPLATE.read_text("utf-8").replace("__INTRODUCTION__", introduction).replace("__CONTENT__", content)

@@ -21,8 +21,9 @@ TIFF_LAYOUT = frozenset(
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the formats that Pillow can decode by itself."""
     formats = Image.registered_extensions()
-    stubs = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG")  # identified only
-    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in stubs)
+    # the first are identified only; EPS starts Ghostscript, which may run for ever
+    others = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG", "EPS")
+    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in others)
 
 
 def writable_format(suffix: str) -> str | None:
@@ -98,12 +99,27 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)  # mkstemp made it private
-        if overwrite or not os.path.lexists(target):
+        if overwrite:
             os.replace(part, target)
-            return len(data)
+        else:
+            _rename_anew(part, target)
+        return len(data)
+    except FileExistsError as error:
+        raise FileExistsError(f"{target} exists (use --overwrite)") from error
     except OSError as error:
         raise OSError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
-    raise FileExistsError(f"{target} exists (use --overwrite)")
+
+
+def _rename_anew(part: Path, target: Path) -> None:
+    """Give a file a name that no other has; FileExistsError when one has it."""
+    try:
+        os.link(part, target)  # in one step, also against another process
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.replace(part, target)

@@ -59,7 +59,24 @@ class McqImageFile(ImageFile.ImageFile):
         self._mode = header.mode
         self.info["quality"] = header.quality / container.QUALITY_ONE
         self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
-        self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload))]
+        self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload, 1))]
+
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
+        """Decode to 1/2, 1/4 or 1/8 of the sides when that is still at least `size`, in less time.
+
+        `Image.thumbnail` asks for this by itself.  The mode stays what it is.  Returns the mode and the box of the
+        original in the new picture, or None when nothing is left to decide: no size, or pixels already loaded.
+        """
+        if size is None or len(self.tile) != 1:
+            return None
+        tile = self.tile[0]
+        args: tuple[container.Header, int, int] = tile.args  # type: ignore[assignment]
+        header, payload, _ = args
+        wanted = min(header.width // max(1, size[0]), header.height // max(1, size[1]))
+        scale = max(s for s in codec.SCALES if s <= max(1, wanted))
+        self._size = -(-header.width // scale), -(-header.height // scale)
+        self.tile = [tile._replace(extents=(0, 0, *self._size), args=(header, payload, scale))]
+        return self.mode, (0, 0, header.width / scale, header.height / scale)
 
     def _take(self, chunk: container.Chunk) -> None:
         """Put a metadata chunk into `info`; chunks of unknown optional types are skipped."""
@@ -76,13 +93,13 @@ class McqDecoder(ImageFile.PyDecoder):
     """Waits for the alpha and codes chunks, then decodes them at once."""
 
     def decode(self, buffer: bytes | Any) -> tuple[int, int]:
-        header, expected = self.args
+        header, expected, scale = self.args
         if len(buffer) < expected:
             return 0, 0
         reader = container.Reader(io.BytesIO(buffer[:expected]))
         file = container.File(header, container.read_picture(reader, header), 0)
         # any buffer will do, and a copy of a large picture is large
-        self.set_as_raw(codec.decode_file(file).data)  # type: ignore[arg-type]
+        self.set_as_raw(codec.decode_file(file, scale).data)  # type: ignore[arg-type]
         return -1, 0
 
 

@@ -93,11 +93,11 @@ def prepare_thread_pool() -> None:
         _threads_fixed = True
 
 
-def device() -> torch.device:
-    """The device inference runs on now."""
+def device(wanted: torch.device | str | None = None) -> torch.device:
+    """The device inference runs on: the wanted one (as of `configure`), or what is configured now."""
     import torch
 
-    name = _options["device"] or os.environ.get(DEVICE_VARIABLE) or "auto"
+    name = str(wanted or "") or _options["device"] or os.environ.get(DEVICE_VARIABLE) or "auto"
     _check_device(name)
     if name == "auto":
         # CUDA cannot be used in a child forked from a process that used it: do not even ask

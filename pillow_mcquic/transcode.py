@@ -1,8 +1,8 @@
 """`mcq transcode`: a tree of images to `.mcq` files of the same tree, or back; on processes here or on Ray.
 
 A manifest, one JSON object a line, says what was planned and what came of it.  A run that was stopped, killed or lost
-a machine is repeated with the same command: finished files are left alone, the rest is done.  A file is written whole
-or not at all, so doing one twice changes nothing.
+a machine is repeated with the same command: finished files are left alone, the rest is done.  A local file is written
+whole or not at all, a remote one as its file system does it; doing one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import signal
+import stat
 import threading
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,16 +26,21 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from . import codec, files, metrics
+from . import codec, files, metrics, runtime
 
 MANIFEST = ".mcq-transcode.jsonl"  # in a local target folder
 SCORES = ("psnr", "ssimulacra2", "none")
 QUALITY_STEP = 1 / 8  # of the search for a score
 ENGINES = ("processes", "ray")
 WORST = 20  # pictures that a report names
+MOST_WORKERS = 61  # processes that Windows can wait for
+STARTS = 3  # of worker processes that bring nothing
+# what a remote listing says of a file's age, by file system
+AGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "modified", "date_time", "created")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +96,9 @@ class Task:
     replace: bool  # whether a file at the target may be replaced
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a task: sizes in bytes, quality and score where there are any, or the error."""
+    """What came of a task: sizes in bytes; quality, score and what scores it, where there are any; or the error."""
 
     name: str
     target: str
@@ -100,62 +108,99 @@ class Outcome:
     pixels: int = 0
     quality: float | None = None
     score: float | None = None
+    scored: str = "none"
     error: str | None = None
 
 
 def open_folder(url: str) -> tuple[Any, str]:
-    """File system and root path of a folder, local or of any fsspec URL."""
-    fs, root = fsspec.core.url_to_fs(url)
+    """File system and root path of a folder, local or of any fsspec URL; ValueError for one that cannot be used."""
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url} needs another package: {error}") from error
     return fs, root.rstrip("/")
 
 
+def is_local(url: str) -> bool:
+    """Whether a folder is given as a path."""
+    return "://" not in url and "::" not in url
+
+
 def state_of(fs: Any, path: str, info: dict[str, Any]) -> str:
-    """What changes when a file does."""
+    """What changes when a file does; OSError for what is no file."""
     if isinstance(fs, LocalFileSystem):
-        return f"{info['size']}-{os.stat(path).st_mtime_ns}"
-    return str(fs.ukey(path))
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("is no file")
+        return f"{found.st_size}-{found.st_mtime_ns}"
+    return f"{info['size']}-{next((info[age] for age in AGES if info.get(age)), '')}"
 
 
 class Manifest:
-    """The record of a target folder: `planned` (targets by name) and `done` (outcomes by name, and with what)."""
+    """The record of one source, target and suffix: `planned` (targets by name) and `done` (outcomes, and with what).
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there; a last line cut short by a kill is dropped.  ValueError for another file."""
+    What was planned again after it was done is not done any more.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        """Take hold of a manifest; OSError when another run has it."""
         self.path = path
+        self.identity = {"source": settings.source, "target": settings.target, "suffix": settings.suffix}
         self.planned: dict[str, str] = {}
         self.done: dict[str, tuple[Outcome, str]] = {}
-        self._file: IO[str] | None = None
-        text = path.read_text("utf-8") if path.exists() else ""
-        lines = text.split("\n")
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                entry = json.loads(line)
-                if "planned" in entry:
-                    self.planned[entry["planned"]] = entry["target"]
-                else:
-                    outcome = Outcome(**entry["outcome"])
-                    self.done[outcome.name] = outcome, entry["made_with"]
-            except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):
-                    continue
-                raise ValueError(f"{path} is no manifest of transcode (line {number}); move it away") from error
-        self._whole = len(text.encode()) - len(lines[-1].encode())
+        self._file: IO[bytes] | None = None
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
 
     def __enter__(self) -> Manifest:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a", encoding="utf-8")
-        self._file.truncate(self._whole)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OSError(f"another transcode is at work with {self.path}") from error
+        try:
+            whole = self._read() if self.path.exists() else 0
+            self._file = open(self.path, "ab")
+            self._file.truncate(whole)
+            if not whole:
+                self._write([{"transcode": self.identity}])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+        self._lock.release()
+
+    def _read(self) -> int:
+        """Take in what is there; the size without a last line that a kill cut short.  ValueError for another file."""
+        whole = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    entry = json.loads(line)
+                    if number == 1:
+                        if entry["transcode"] != self.identity:
+                            raise ValueError(
+                                f"{self.path} is of another transcode ({entry['transcode']}): give --manifest FILE"
+                            )
+                    elif "planned" in entry:
+                        self.planned[entry["planned"]] = entry["target"]
+                        self.done.pop(entry["planned"], None)
+                    else:
+                        outcome = Outcome(**entry["outcome"])
+                        self.done[outcome.name] = outcome, entry["made_with"]
+                except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+                    if number > 1 and not line.endswith(b"\n"):
+                        break
+                    raise ValueError(f"{self.path} is no manifest of transcode (line {number})") from error
+                whole += len(line)
+        return whole
 
     def _write(self, entries: Iterable[dict[str, Any]]) -> None:
         assert self._file is not None
-        self._file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        self._file.writelines(json.dumps(entry).encode() + b"\n" for entry in entries)
         self._file.flush()
 
     def plan(self, tasks: Iterable[Task]) -> None:
@@ -167,8 +212,13 @@ class Manifest:
         self._write([{"outcome": dataclasses.asdict(outcome), "made_with": made_with}])
 
 
+def same_file(target: str) -> str:
+    """Equal for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", target).casefold()
+
+
 def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list[Outcome], list[Outcome]]:
-    """What is left to do, what an earlier run finished, and what cannot be done: a file of another is in the way.
+    """What is left to do, what an earlier run finished, and what cannot be done.
 
     A target is the source's name with the new suffix; where two sources would share it the later one, by name, keeps
     its own suffix before the new one (a.jpg.mcq).
@@ -176,28 +226,35 @@ def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list
     fs, root = open_folder(settings.source)
     out, out_root = open_folder(settings.target)
     suffixes = {".mcq"} if settings.suffix != ".mcq" else files.readable_suffixes() - {".mcq"}
-    found: dict[str, dict[str, Any]] = fs.find(root, detail=True) if fs.exists(root) else {}
-    if not fs.isdir(root):
-        raise ValueError(f"{settings.source} is no folder")
-    inside = f"{out_root}/" if type(fs) is type(out) and out_root != root else None
+    # an unreadable folder must not look like an empty one
+    strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True, **strict)
+    # pictures made by an earlier run, into a folder inside the source, are no sources
+    inside = f"{out_root}/" if fs == out and out_root.startswith(f"{root}/") else None
     there = out.find(out_root, detail=True) if out.exists(out_root) else {}
     existing = {path: info["size"] for path, info in there.items()}
     made_with = settings.made_with()
-    taken = {manifest.planned[name] for name in manifest.planned}
+    taken = {same_file(target) for target in manifest.planned.values()}
     tasks, finished, blocked = [], [], []
     for path in sorted(found):
-        if PurePosixPath(path).suffix.lower() not in suffixes:
+        if PurePosixPath(path).suffix.lower() not in suffixes or (inside and path.startswith(inside)):
             continue
-        if inside and path.startswith(inside):
-            continue  # made by an earlier run, into a folder inside the source
         name = path[len(root) :].lstrip("/")
         target = manifest.planned.get(name)
         if target is None:
-            target = str(PurePosixPath(name).with_suffix(settings.suffix))
-            if target in taken:
-                target = name + settings.suffix
-            taken.add(target)
-        state = state_of(fs, path, found[path])
+            target, number = str(PurePosixPath(name).with_suffix(settings.suffix)), 1
+            while same_file(target) in taken:
+                target = name + (f".{number}" if number > 1 else "") + settings.suffix
+                number += 1
+            taken.add(same_file(target))
+        if ".." in PurePosixPath(target).parts or "\\" in target:
+            blocked.append(Outcome(name, target, "", error="its name leads out of the folder"))
+            continue
+        try:
+            state = state_of(fs, path, found[path])
+        except OSError as error:
+            blocked.append(Outcome(name, target, "", error=f"cannot be read: {error.strerror or error}"))
+            continue
         size = existing.get(f"{out_root}/{target}")
         earlier, with_what = manifest.done.get(name, (None, ""))
         if earlier and not earlier.error and size == earlier.after:
@@ -255,7 +312,8 @@ def _convert(settings: Settings, task: Task) -> Outcome:
     else:
         out.makedirs(path.rpartition("/")[0], exist_ok=True)
         out.pipe_file(path, made)
-    return Outcome(task.name, task.target, task.state, len(data), len(made), pixels, quality, score)
+    scored = "none" if score is None else settings.score
+    return Outcome(task.name, task.target, task.state, len(data), len(made), pixels, quality, score, scored)
 
 
 def measure(image: Image.Image, made: bytes, score: str) -> tuple[float, float | None]:
@@ -314,50 +372,70 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def default_workers() -> int:
+    """One for each core; one where a GPU does the work."""
+    if runtime.device().type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
 def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: int) -> Iterator[Outcome]:
-    """Outcomes of tasks, in any order; a task that kills its process, even alone, is a failure."""
+    """Outcomes of tasks, in any order; a task that kills its process, even alone, is a failure.
+
+    Raises OSError when worker processes do not live long enough to do anything.
+    """
     import multiprocessing
 
-    def start(count: int) -> ProcessPoolExecutor:
-        threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "x") // count)
+    threads = max(1, default_workers() // workers)
+
+    def start() -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(threads,))
+        return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,))
 
     waiting, suspects = deque(tasks), deque[Task]()
     running: dict[Future[Outcome], Task] = {}
-    pool = start(workers)
+    pool, fruitless = start(), 0
     try:
         while waiting or suspects or running:
             # what was running when a process died runs alone, so that the next death has one cause
             alone = bool(suspects)
-            if alone and not running:
-                task = suspects.popleft()
-                running[pool.submit(work, task)] = task
-            while not alone and waiting and len(running) < 2 * workers:
-                task = waiting.popleft()
-                running[pool.submit(work, task)] = task
-            broken = []
+            source, limit = (suspects, 1) if alone else (waiting, 2 * workers)
+            broken = list[Task]()
+            while source and len(running) < limit and not broken:
+                task = source.popleft()
+                try:
+                    running[pool.submit(work, task)] = task
+                except BrokenProcessPool:
+                    broken.append(task)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
                     yield future.result()
+                    fruitless = 0
                 except BrokenProcessPool:
                     broken.append(task)
             if broken:
                 broken += running.values()
                 running.clear()
                 pool.shutdown(cancel_futures=True)
-                pool = start(workers)
                 if alone and len(broken) == 1:
                     yield failed(broken[0], "its worker process was killed (out of memory?)")
+                    fruitless += 1
                 else:
                     suspects.extend(broken)
+                if fruitless == STARTS:
+                    raise OSError(f"{STARTS} times the worker processes died before any file was done: try --workers 1")
+                pool = start()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outcome]:
-    """Outcomes of tasks from actors of Ray Data that keep the model; Ray starts again what dies."""
+    """Outcomes of tasks from actors of Ray Data that keep the model; Ray starts again what dies.
+
+    What is still not done when Ray gives up on it is tried here, each task in a process of its own.
+    """
     import ray
 
     class Converter:
@@ -371,14 +449,26 @@ def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outc
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = 1 if resources.get("GPU", 0) >= workers else 0
-    rows = ray.data.from_items([dataclasses.asdict(t) for t in tasks], override_num_blocks=max(1, len(tasks) // 8))
+    blocks = min(len(tasks), max(8 * workers, len(tasks) // 1000))
+    rows = ray.data.from_items([dataclasses.asdict(t) for t in tasks], override_num_blocks=blocks)
     actor: Any = Converter  # Ray calls an instance of it for every row
-    done = rows.map(actor, concurrency=workers, num_cpus=0 if gpus else 1, num_gpus=gpus)
+    done = rows.map(
+        actor,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=0 if gpus else 1,
+        num_gpus=gpus,
+        max_task_retries=2,
+    )
+    left = {task.name: task for task in tasks}
     for row in done.iter_rows():
+        del left[row["name"]]
         yield Outcome(**row)
+    yield from in_processes(functools.partial(convert, settings), list(left.values()), 1)
 
 
 @dataclasses.dataclass
@@ -401,7 +491,7 @@ class Report:
     @property
     def worst(self) -> list[Outcome]:
         """The pictures of the lowest scores, earlier runs' too, lowest first."""
-        scored = [o for o in self.made + self.finished if o.score is not None]
+        scored = [o for o in self.made + self.finished if o.score is not None and o.scored == self.score]
         return sorted(scored, key=lambda o: (o.score, o.name))[:WORST]
 
     def to_dict(self) -> dict[str, Any]:
@@ -452,12 +542,17 @@ def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "pr
     settings.check()
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    if not 1 <= workers <= (MOST_WORKERS if engine == "processes" else math.inf):
+        raise ValueError(f"workers must be from 1 to {MOST_WORKERS} (more with Ray), got {workers}")
+    folders = {n: os.path.abspath(url) for n in ("source", "target") if is_local(url := getattr(settings, n))}
+    settings = dataclasses.replace(settings, **folders)
+    fs, root = open_folder(settings.source)
+    if not fs.isdir(root):
+        raise ValueError(f"{settings.source} is no folder")
     began = time.monotonic()
-    with Manifest(manifest_path) as manifest:
+    with Manifest(manifest_path, settings) as manifest:
         tasks, finished, blocked = list_tasks(settings, manifest)
-        manifest.plan(task for task in tasks if task.name not in manifest.planned)
+        manifest.plan(tasks)
         outcomes = list(blocked)
         made_with = settings.made_with()
         if engine == "ray" and tasks:

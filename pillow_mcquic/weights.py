@@ -29,7 +29,7 @@ BUNDLED = Path(__file__).parent / "weights"
 DEFAULT_ID = (BUNDLED / "default").read_text().strip() if (BUNDLED / "default").exists() else ""
 FOLDERS_VARIABLE = "PILLOW_MCQUIC_WEIGHTS"
 # one float32 tensor of these is small, and its rounding would be seen
-FULL_PRECISION = ("klt_", "patch_mean", "deviation", "words.", "log_gain_", "log_step")
+FULL_PRECISION = ("klt_", "patch_mean", "deviation", "words.", "log_gain_", "log_step", "previews.")
 
 
 def folders() -> list[Path]:
@@ -143,7 +143,8 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
         for name, array in arrays.items()
         if name.startswith("net.")
     }
-    with torch.device("meta"):
+    # random numbers, to be replaced: on the meta device they would make torch import its compiler, for a second
+    with torch.random.fork_rng(devices=[]):
         model = Model(config)
     model.load_state_dict(parameters, assign=True)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

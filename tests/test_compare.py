@@ -24,8 +24,8 @@ def content(page: Path) -> dict[str, Any]:
     """The data a page holds."""
     found = re.search(r'id="content">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)
     assert found
-    parsed: dict[str, Any] = json.loads(found[1])
-    return parsed
+    (parsed,) = json.loads(found[1])["pictures"]
+    return dict(parsed)
 
 
 def picture(url: str) -> np.ndarray[Any, Any]:
@@ -71,8 +71,9 @@ def test_page_asks_nothing_of_a_network(page: Path) -> None:
 
 def test_large_picture_is_shown_in_part() -> None:
     large = np.zeros((1300, 1800, 3), np.uint8)
-    assert compare.part(large).shape == (1200, 1600, 3)
-    assert "the middle 1600 x 1200 is shown" in compare.page("x", large, {})
+    assert "the middle 1600 x 1200 is shown" in compare.viewed("x", large, {})["note"]
+    viewed = compare.viewed("x", large, {}, (64, 48))
+    assert picture(viewed["original"]).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,9 @@ def test_class_sets_the_step() -> None:
     with torch.no_grad():
         books.log_step[1, 9 - FIRST_STEP_CLASS :] = math.log(2)
     x = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(1))
-    classes = torch.full((2, 30, 1), 9, dtype=torch.uint8)
-    codes = books.assign(torch.cat([x, 2 * x]), classes, Costs(books, [torch.zeros(2, 1, 24, 64)], 0.0))
-    quantised = books.sum_words(codes[None], classes[None])[0]
+    classes = torch.full((1, 2, 30, 1), 9, dtype=torch.uint8)
+    codes = books.assign(torch.cat([x, 2 * x])[None], classes, Costs(books, [torch.zeros(2, 1, 24, 64)], 0.0))
+    quantised = books.sum_words(codes, classes)[0]
     assert torch.allclose(quantised[2:], 2 * quantised[:2])
     assert (quantised[:2] - x).square().sum(0).sqrt().max() < 0.63  # the covering radius of A2 with unit cells: 0.62
 

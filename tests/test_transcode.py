@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from pillow_mcquic import cli, transcode
@@ -222,7 +223,6 @@ def test_killed_run_is_repeated_without_loss(tmp_path: Path, photo: Image.Image)
         time.sleep(0.1)
     subprocess.run(command, capture_output=True, check=True)
     assert sorted(p.stem for p in out.glob("*.mcq")) == [f"{i:03d}" for i in range(60)]
-    assert not list(out.glob("*.part"))
     assert manifest_names(out) == [f"{i:03d}.png" for i in range(60)]
 
 
@@ -261,7 +261,7 @@ def test_manifest_cut_short_by_a_kill(tree: Path) -> None:
     assert run(tree)["skipped"] == 3
 
 
-@pytest.mark.parametrize("text", ["no json\n{}\n", '{"other": 1}\n\n', "[1]\n\n"])
+@pytest.mark.parametrize("text", ["no json\n{}\n", '{"other": 1}\n\n', "[1]\n\n", '{"precious": 1}'])
 def test_another_file_is_no_manifest(tree: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = tree.parent / "notes.jsonl"
     manifest.write_text(text)
@@ -271,6 +271,94 @@ def test_another_file_is_no_manifest(tree: Path, text: str, capsys: pytest.Captu
     assert manifest.read_text() == text
 
 
+def test_killed_while_doing_files_again(tree: Path) -> None:
+    """The new file is there, the line that says so is not."""
+    run(tree)
+    out = tree.parent / "dst"
+    manifest = (out / transcode.MANIFEST).read_bytes()
+    run(tree, "-q", "8")
+    (out / transcode.MANIFEST).write_bytes(manifest + b'{"planned": "a.png", "target": "a.mcq"}\n{"outc')
+    report = run(tree, "-q", "8", status=1)
+    assert names(report) == ["a.png"]
+    assert sorted(report["failures"]) == ["b/c.jpg", "b/d.webp"]  # by the record these are other people's files
+
+
+def test_manifest_belongs_to_its_folders_and_suffix(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tree)
+    out = tree.parent / "dst"
+    before = (out / "a.mcq").read_bytes()
+    other = tree.parent / "other"
+    other.mkdir()
+    with Image.open(tree / "a.png") as image:
+        image.rotate(180).save(other / "a.png")
+    assert cli.main(["transcode", str(other), str(out)]) == 1
+    assert "is of another transcode" in capsys.readouterr().err
+    command = ["transcode", str(other), str(out), "--manifest", str(tree.parent / "other.jsonl")]
+    assert cli.main(command) == 1
+    assert "a.mcq exists (use --overwrite)" in capsys.readouterr().out
+    assert (out / "a.mcq").read_bytes() == before
+    back = tree.parent / "back"
+    assert cli.main(["transcode", str(out), str(back), "--to", "png"]) == 0
+    assert cli.main(["transcode", str(out), str(back), "--to", "jpg"]) == 1
+    with Image.open(back / "a.png") as image:
+        assert image.format == "PNG"
+
+
+def test_two_runs_on_one_manifest(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tree)
+    manifest = tree.parent / "dst" / transcode.MANIFEST
+    before = manifest.read_bytes()
+    with FileLock(f"{manifest}.lock"):
+        code = "import sys; from pillow_mcquic import cli; sys.exit(cli.main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, "transcode", str(tree), str(tree.parent / "dst")]
+        second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "another transcode is at work" in second.stderr
+    assert manifest.read_bytes() == before
+
+
+def test_names_that_differ_in_case_alone_keep_apart(tmp_path: Path, photo: Image.Image) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in ("IMG.JPG", "img.png", "Img.webp"):
+        photo.crop((0, 0, 32, 32)).save(source / name)
+    targets = [made["target"] for made in run(source)["made"]]
+    assert len({target.casefold() for target in targets}) == 3
+
+
+def test_target_above_the_source(tree: Path) -> None:
+    assert len(names(run(tree / "b", target="."))) == 2
+    assert (tree / "c.mcq").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+def test_what_is_no_readable_file_is_a_failure(tree: Path) -> None:
+    (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    os.mkfifo(tree / "pipe.png")
+    report = run(tree, status=1)
+    assert len(names(report)) == 3
+    assert "gone.png" in report["failures"]
+    assert report["failures"]["pipe.png"] == "cannot be read: is no file"
+
+
+def test_a_name_does_not_lead_out_of_the_target(tree: Path) -> None:
+    archive = tree.parent / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(tree / "a.png", "../../evil.png")
+    out = tree.parent / "x" / "y"
+    assert cli.main(["transcode", f"zip::{archive}", str(out)]) == 1
+    assert not list(tree.parent.glob("**/evil.mcq"))
+
+
+def test_report_replaces_only_a_report(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (tree / "a.png").read_bytes()
+    command = ["transcode", str(tree), str(tree.parent / "dst"), "--report", str(tree / "a.png")]
+    assert cli.main(command) == 2
+    assert "is no report of transcode" in capsys.readouterr().err
+    assert (tree / "a.png").read_bytes() == before
+    assert not (tree.parent / "dst").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -278,7 +366,7 @@ def test_another_file_is_no_manifest(tree: Path, text: str, capsys: pytest.Captu
         (["--bpp", "-1"], 1, "bpp must be a positive number"),
         (["--min-ssimulacra2", "100"], 1, "min_ssimulacra2 must be below 100"),
         (["--to", "xyz"], 1, "no image format to decode to has the suffix .xyz"),
-        (["--workers", "0"], 1, "workers must be at least 1"),
+        (["--workers", "99"], 1, "workers must be from 1"),
     ],
 )
 def test_bad_arguments(

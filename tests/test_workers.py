@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,3 +105,14 @@ def test_import_in_a_forked_child_only(small_file: bytes) -> None:
         pytest.skip("fork after OpenMP is a Linux matter")
     out = subprocess.run([sys.executable, "-c", code], input=small_file, capture_output=True, timeout=60, check=True)
     assert out.stdout.strip() == b"7"
+
+
+def test_first_decode_imports_no_compiler_and_draws_no_random_numbers(small_file: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.mcq").write_bytes(small_file)
+    code = (
+        "import sys, torch, pillow_mcquic; from PIL import Image; torch.manual_seed(7); before = torch.get_rng_state();"
+        "Image.open('x.mcq').load();"
+        "print('torch._dynamo' in sys.modules, torch.equal(before, torch.get_rng_state()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert out.stdout.strip() == "False True"

@@ -26,6 +26,7 @@ from .quantiser import Bank, Codebooks, Quantiser
 
 QUALITIES = 8
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
+PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +345,12 @@ class Model(nn.Module):
         self.register_buffer("patch_mean", mean)  # (768,)
         self.register_buffer("deviation", deviation * self.REFERENCE_GAIN)  # of each y1 channel
 
+        # previews are fitted at export, to what the synthesis transform makes of the same codes
+        self.previews = nn.ModuleDict()
+        for scale, banks in PREVIEW_BANKS.items():
+            inputs = sum(self.quantiser1.channel_split[:banks]) + hyper
+            self.previews[str(scale)] = nn.Linear(inputs, 3 * (16 // scale) ** 2).requires_grad_(False)
+
         # log of quantiser steps per unit of latent, for each quality and channel
         self.log_gain_1 = nn.Parameter(torch.zeros(QUALITIES, n1))
         self.log_gain_2 = nn.Parameter(torch.zeros(QUALITIES, n2))
@@ -411,6 +418,18 @@ class Model(nn.Module):
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         t = self.synthesis_head(self.synthesis_gain_8(t, quality)).float()
         return linear.add_(from_patches(t.permute(0, 2, 3, 1), 8))
+
+    def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
+        """The first channels of quantised y1, and level-1 features -> rows (B, h, w, channels + hyper) float32."""
+        return torch.cat([z1, features.float()], 1).permute(0, 2, 3, 1)
+
+    def preview(self, z1: Tensor, features: Tensor, scale: int) -> Tensor:
+        """A small picture without the networks: (B, 3, h * 16 / scale, w * 16 / scale) about 0..1, float32.
+
+        z1: the channels of the first `PREVIEW_BANKS[scale]` banks, quantised; features: on the level-1 grid.
+        """
+        with torch.autocast(z1.device.type, enabled=False):
+            return from_patches(self.previews[str(scale)](self.preview_inputs(z1, features)), 16 // scale)
 
     def banks(self, level: int) -> list[Codebooks]:
         """The codebooks of level 1, 2 or 3."""

@@ -249,14 +249,14 @@ class Codebooks(nn.Module):
     def assign(self, x: Tensor, classes: Tensor, costs: Costs) -> Tensor:
         """Codes of a bank by `search`.
 
-        x: scaled residuals (groups * dim, h, w) float32; classes: (groups, h, w).  Returns codes, int16,
-        (groups * stages, h, w).
+        x: scaled residuals (B, groups * dim, h, w) float32; classes: (B, groups, h, w).  Returns codes, int16,
+        (B, groups * stages, h, w).
         """
-        _, h, w = x.shape
-        classes = classes.flatten(1)
-        rows = self.rows(x[None]) / self.steps(classes)
+        B, _, h, w = x.shape
+        classes = classes.transpose(0, 1).flatten(1)
+        rows = self.rows(x) / self.steps(classes)
         codes = search(rows, list(self.words), Rates(costs.bits, classes.long()), costs.choice)
-        return torch.stack(codes, 1).to(torch.int16).reshape(-1, h, w)
+        return torch.stack(codes, 1).to(torch.int16).reshape(-1, B, h, w).transpose(0, 1)
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""
@@ -297,6 +297,10 @@ class Quantiser(nn.Module):
             bank.initialise(seed=100 * i)
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
-        """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32."""
-        parts = torch.split(codes, self.symbol_split, 1), torch.split(classes, self.group_split, 1)
-        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks, *parts, strict=True)], 1)
+        """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32.
+
+        Codes and classes of the first banks alone give the channels of those.
+        """
+        banks = 1 + list(itertools.accumulate(self.group_split)).index(classes.shape[1])
+        parts = torch.split(codes, self.symbol_split[:banks], 1), torch.split(classes, self.group_split[:banks], 1)
+        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks[:banks], *parts, strict=True)], 1)

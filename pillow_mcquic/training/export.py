@@ -1,4 +1,4 @@
-"""Checkpoint -> weights file: class networks to integers, tables re-counted, real bytes checked.
+"""Checkpoint -> weights file: class networks to integers, tables re-counted, previews fitted, real bytes checked.
 
 The trained tables belong to fractional classes and a float network; the deployed ones to whole classes from
 the integer network.  So the deployed encoder itself is run over training crops at all qualities, and what it
@@ -14,11 +14,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from .. import codec, weights
 from ..coder import normalise_counts
-from ..container import MAX_SQUARES_PER_BYTE
-from ..model.network import ContextNetwork
+from ..container import MAX_SQUARES_PER_BYTE, QUALITY_ONE, Header
+from ..model.network import PREVIEW_BANKS, ContextNetwork, to_patches
 from ..model.prior import CLASS_ONE, export_class_network, export_context_network, export_embedding
 from . import data
 from .objective import BankTables, LevelTables, Objective
@@ -28,6 +29,7 @@ from .train import untrained, validate
 
 PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
 COUNT_CROP = 512
+PREVIEW_EVERY = 6  # of the crops that are counted, one also serves the fit of the previews
 TOLERANCE = 0.015  # between real bytes and the training-time estimate
 FLOAT16_MAX = 65504.0
 
@@ -108,6 +110,44 @@ class Counter:
                     group += 1
 
 
+class PreviewFit:
+    """Least squares for `Model.previews`: box-filtered full decodes from codes and features."""
+
+    def __init__(self, engine: codec.Engine) -> None:
+        self.engine = engine
+        self.products: dict[int, list[torch.Tensor]] = {}
+
+    def add(self, pixels: NDArray[np.uint8], quality: int) -> None:
+        """Decode one picture, of sides divisible by 16, at a quality (256ths) and take its squares in."""
+        engine, model = self.engine, self.engine.model
+        codes, classes = engine.quantise(pixels, quality)
+        header = Header(pixels.shape[1], pixels.shape[0], "RGB", quality, b"")
+        decoded = Image.fromarray(engine.synthesise(codes, classes, header))
+        words, kinds = ([torch.from_numpy(mine)[None] for mine in both] for both in (codes, classes))
+        with torch.inference_mode(), engine.networks():
+            q = torch.tensor([quality / QUALITY_ONE])
+            features = engine.features(words, kinds, q)
+            z1 = engine.latent(words[0], kinds[0], features, q)
+        for scale, banks in PREVIEW_BANKS.items():
+            channels = sum(model.quantiser1.channel_split[:banks])
+            x = model.preview_inputs(z1[:, :channels], features).double().flatten(0, 2)
+            x = torch.cat([x, torch.ones(len(x), 1)], 1)
+            small = torch.from_numpy(np.array(decoded.reduce(scale))).permute(2, 0, 1)[None].double() / 255
+            y = to_patches(small, 16 // scale).flatten(0, 2)
+            sums = self.products.setdefault(scale, [torch.zeros(()), torch.zeros(())])
+            sums[0], sums[1] = sums[0] + x.t() @ x, sums[1] + x.t() @ y
+
+    def arrays(self) -> Arrays:
+        """The fitted matrices, by their names in a weights file."""
+        arrays: Arrays = {}
+        for scale, (inputs, outputs) in self.products.items():
+            ridge = torch.diag(inputs.diagonal() * 1e-6 + 1e-9)
+            fitted = torch.linalg.solve(inputs + ridge, outputs).t().float()
+            arrays[f"net.previews.{scale}.weight"] = fitted[:, :-1].contiguous().numpy()
+            arrays[f"net.previews.{scale}.bias"] = fitted[:, -1].contiguous().numpy()
+        return arrays
+
+
 def check_least_cost(arrays: Arrays) -> None:
     """Raise ValueError unless a 16x16 square always costs what the container's claim check relies on."""
     least = 0.0
@@ -144,17 +184,22 @@ def export(
     photos = data.load_photos(photos_folder)
     engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""))  # never written, so it has no id
     counter = Counter(engine, {name: p.shape for name, p in learned.items()})
+    previews = PreviewFit(engine)
     rng = np.random.default_rng(0)
     for i in range(crops):
         photo = photos[int(rng.integers(len(photos)))]
         size = [min(COUNT_CROP, n) for n in photo.shape[:2]]
         top, left = (int(rng.integers(0, n - s + 1)) for n, s in zip(photo.shape[:2], size, strict=True))
         crop = np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]])
-        counter.add(crop, int(rng.integers(256, 2049)))
+        quality = int(rng.integers(256, 2049))
+        counter.add(crop, quality)
+        if i % PREVIEW_EVERY == 0:
+            previews.add(crop[: size[0] // 16 * 16, : size[1] // 16 * 16], quality)
         if (i + 1) % 100 == 0:
             print(f"# counted {i + 1}/{crops} crops", flush=True)
     for name, counts in counter.counts.items():
         arrays[name] = normalise_counts(counts + PRIOR_WEIGHT * learned[name] + 1e-6)
+    arrays.update(previews.arrays())
     check_least_cost(arrays)
     path = weights.save(folder, config_text, arrays, json.dumps(settings.to_dict()))
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", flush=True)

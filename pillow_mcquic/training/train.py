@@ -53,6 +53,8 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
     """Muon for the matrices of the networks, Adam for everything else; `scale` multiplies a group's rate."""
     slow, tables, matrices, rest = [], [], [], []
     for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue  # set by `Objective.allocate`, or fitted at export
         if "klt_" in name or ".words." in name:
             slow.append(parameter)
         elif ".logits." in name:
