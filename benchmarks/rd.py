@@ -96,7 +96,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "jpegxl": jpeg_xl,
     "heic": heic,
     "jpeg2000": lambda: pillow(
-        "JPEG2000", (24, 26, 28, 30, 32, 34, 36, 38, 40), "quality_layers", quality_mode="dB", irreversible=True
+        "JPEG2000", (24, 26, 28, 30, 32, 34, 36, 38, 40), "quality_layers", quality_mode="dB", irreversible=True, mct=1
     ),
 }
 

@@ -28,7 +28,7 @@ from typing import IO, Any
 import fsspec
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import codec, files, metrics, runtime
 
@@ -275,6 +275,8 @@ def convert(settings: Settings, task: Task) -> Outcome:
     """Do a task; whatever one file does to a decoder is its outcome's error."""
     try:
         return _convert(settings, task)
+    except UnidentifiedImageError:
+        return failed(task, "is no image that Pillow can read")
     except Exception as error:
         return failed(task, str(error) or type(error).__name__)
 
@@ -517,7 +519,7 @@ class Report:
         before, after = total["bytes_before"], total["bytes_after"]
         lines = [
             f"{total['files']} files in {self.seconds:.1f} s ({total['megapixels']:.1f} MP), "
-            f"{before:,} -> {after:,} bytes" + (f", {1 - after / before:.1%} saved" if before else "")
+            f"{before:,} -> {after:,} bytes" + (f" ({after / before:.1%})" if before else "")
         ]
         if self.finished:
             lines.append(f"{len(self.finished)} files were there already, from an earlier run")
