@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import hashlib
 import importlib.util
-import io
 import itertools
 import json
 import math
@@ -26,7 +25,7 @@ from scipy.interpolate import PchipInterpolator
 from tqdm import tqdm
 
 import pillow_mcquic  # noqa: F401  (registers the format)
-from pillow_mcquic import weights
+from pillow_mcquic import compare, weights
 from pillow_mcquic.metrics import Pixels, msssim, psnr, ssimulacra2
 
 Row = dict[str, Any]
@@ -47,16 +46,11 @@ def pillow(format: str, settings: Iterable[float], option: str = "quality", **op
     """A format Pillow writes and reads; the setting is its option `option`."""
 
     def encode(image: Image.Image, setting: float) -> bytes:
-        buffer = io.BytesIO()
-        image.save(buffer, format, **{**options, option: [setting] if option == "quality_layers" else setting})
-        return buffer.getvalue()
-
-    def decode(data: bytes) -> Pixels:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+        value = [setting] if option == "quality_layers" else setting
+        return compare.encode_pillow(image, format, **{**options, option: value})
 
     version = weights.default_id().hex() if format == "MCQ" else f"pillow {PIL.__version__}"
-    return Codec(tuple(settings), encode, decode, f"{version} {sorted(options.items())}")
+    return Codec(tuple(settings), encode, compare.decode_pillow, f"{version} {sorted(options.items())}")
 
 
 def jpeg_xl() -> Codec:

@@ -345,12 +345,11 @@ class Engine:
         of level 1 (see `read_streams`) and no synthesis transform.
         """
         batches = [[self.torch.from_numpy(mine)[None].to(self.device) for mine in both] for both in (codes, classes)]
-        grey = header.mode in ("L", "LA")
         quality = self._quality(header.quality)
-        image = self.synthesise_images(batches[0], batches[1], quality, grey=grey, scale=scale)[0]
+        image = self.synthesise_images(batches[0], batches[1], quality, grey=header.grey, scale=scale)[0]
         cropped = image[:, : -(-header.height // scale), : -(-header.width // scale)].permute(1, 2, 0)
         pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
-        return pixels[:, :, 0] if grey else pixels
+        return pixels[:, :, 0] if header.grey else pixels
 
     def synthesise_images(
         self, codes: list[Tensor], classes: list[Tensor], quality: Tensor, *, grey: bool = False, scale: int = 1

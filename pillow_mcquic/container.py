@@ -56,6 +56,11 @@ class Header:
         return -(-self.width // 16) * 16, -(-self.height // 16) * 16
 
     @property
+    def grey(self) -> bool:
+        """Whether the picture has no colours, with alpha or without."""
+        return self.mode in ("L", "LA")
+
+    @property
     def grids(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """(rows, columns) of the code grids of levels 1, 2 and 3."""
         h, w = -(-self.height // 16), -(-self.width // 16)

@@ -374,12 +374,14 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """One for each core; one where a GPU does the work."""
-    if runtime.device().type != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return 1 if runtime.device().type != "cpu" else min(cores(), MOST_WORKERS)
 
 
 def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: int) -> Iterator[Outcome]:
@@ -389,7 +391,7 @@ def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: in
     """
     import multiprocessing
 
-    threads = max(1, default_workers() // workers)
+    threads = max(1, cores() // workers)
 
     def start() -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
@@ -496,16 +498,21 @@ class Report:
         scored = [o for o in self.made + self.finished if o.score is not None and o.scored == self.score]
         return sorted(scored, key=lambda o: (o.score, o.name))[:WORST]
 
+    def totals(self) -> tuple[int, int, float]:
+        """Bytes before and after, and megapixels, of the files that were made."""
+        made = self.made
+        return sum(o.before for o in made), sum(o.after for o in made), sum(o.pixels for o in made) / 1e6
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: totals, failures with reasons, worst pictures, every file."""
-        before, after = (sum(getattr(o, n) for o in self.made) for n in ("before", "after"))
+        before, after, megapixels = self.totals()
         return {
             "files": len(self.made),
             "skipped": len(self.finished),
             "failed": len(self.failures),
             "bytes_before": before,
             "bytes_after": after,
-            "megapixels": sum(o.pixels for o in self.made) / 1e6,
+            "megapixels": megapixels,
             "seconds": round(self.seconds, 3),
             "score": self.score,
             "failures": {o.name: o.error for o in self.failures},
@@ -515,22 +522,21 @@ class Report:
 
     def text(self) -> str:
         """For people."""
-        total = self.to_dict()
-        before, after = total["bytes_before"], total["bytes_after"]
+        before, after, megapixels = self.totals()
         lines = [
-            f"{total['files']} files in {self.seconds:.1f} s ({total['megapixels']:.1f} MP), "
+            f"{len(self.made)} files in {self.seconds:.1f} s ({megapixels:.1f} MP), "
             f"{before:,} -> {after:,} bytes" + (f" ({after / before:.1%})" if before else "")
         ]
         if self.finished:
             lines.append(f"{len(self.finished)} files were there already, from an earlier run")
-        if self.failures:
-            lines.append(f"{len(self.failures)} failed:")
-            lines += [f"  {o.name}: {o.error}" for o in self.failures[:WORST]]
-            if len(self.failures) > WORST:
-                lines.append(f"  and {len(self.failures) - WORST} more")
-        if self.worst:
+        if failures := self.failures:
+            lines.append(f"{len(failures)} failed:")
+            lines += [f"  {o.name}: {o.error}" for o in failures[:WORST]]
+            if len(failures) > WORST:
+                lines.append(f"  and {len(failures) - WORST} more")
+        if worst := self.worst:
             lines.append(f"lowest {self.score}:")
-            lines += [f"  {o.name}: {o.score:.2f} at quality {o.quality:g}" for o in self.worst[:5]]
+            lines += [f"  {o.name}: {o.score:.2f} at quality {o.quality:g}" for o in worst[:5]]
         return "\n".join(lines)
 
 

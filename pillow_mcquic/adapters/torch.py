@@ -39,17 +39,13 @@ def decode_tensor(data: bytes | Sequence[bytes], *, device: torch.device | str |
     alike: dict[tuple[bytes, bool, tuple[int, int]], list[int]] = {}
     for i, file in enumerate(files):
         codec.check_size(file.header)
-        alike.setdefault((file.header.model, _grey(file.header), file.header.padded_size), []).append(i)
+        alike.setdefault((file.header.model, file.header.grey, file.header.padded_size), []).append(i)
     decoded: dict[int, Tensor] = {}
     for (model, _, size), indices in alike.items():
         engine = Engine(codec.load_weights(model), runtime.device(device))
         for part in _batches(indices, size):
             decoded.update(zip(part, _decode(engine, [files[i] for i in part]), strict=True))
     return [decoded[i] for i in range(len(files))] if several else decoded[0]
-
-
-def _grey(header: Header) -> bool:
-    return header.mode in ("L", "LA")
 
 
 def _batches(indices: list[int], size: tuple[int, int]) -> list[list[int]]:
@@ -67,7 +63,7 @@ def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
     )
     qualities = [file.header.quality / container.QUALITY_ONE for file in files]
     quality = torch.tensor(qualities, dtype=torch.float32, device=engine.device)
-    images = engine.synthesise_images(codes, classes, quality, grey=_grey(files[0].header)).expand(-1, 3, -1, -1)
+    images = engine.synthesise_images(codes, classes, quality, grey=files[0].header.grey).expand(-1, 3, -1, -1)
     return [
         image[:, : file.header.height, : file.header.width].contiguous()
         for image, file in zip(images, files, strict=True)
