@@ -56,6 +56,21 @@ def test_quality_rises_with_its_number(photo: Image.Image) -> None:
     assert qualities[-1] > 33
 
 
+def test_reduced_precision_costs_no_more_than_rounding(photo: Image.Image) -> None:
+    crop = photo.crop((200, 100, 520, 356))
+    found = {}
+    try:
+        for precision in ("float32", "bfloat16"):
+            runtime.configure(precision=precision)
+            data = pillow_mcquic.encode(np.asarray(crop), quality=8)
+            found[precision] = len(data), psnr(crop, Image.fromarray(pillow_mcquic.decode(data)))
+    finally:
+        runtime.configure(precision="auto")
+    (size, best), (size_16, psnr_16) = found["float32"], found["bfloat16"]
+    assert size_16 == pytest.approx(size, rel=0.005)
+    assert psnr_16 > best - 0.08
+
+
 def test_same_input_same_bytes(small: Image.Image) -> None:
     pixels = np.asarray(small)
     assert pillow_mcquic.encode(pixels) == pillow_mcquic.encode(pixels.copy())

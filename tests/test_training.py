@@ -82,11 +82,17 @@ def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
     x = torch.from_numpy(np.array(photo.crop((0, 0, 192, 176)))).permute(2, 0, 1)[None].float() / 255
     darker = (x - 0.02).clamp(0, 1)  # MS-SSIM hardly minds, MSE does
     noisy = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    assert distortions(x, x, 0.5).abs() < 0.01
-    assert distortions(darker, x, 0.0).item() == pytest.approx(0.02**2 * 255**2, rel=0.1)
-    assert distortions(darker, x, 1.0) < 0.2 * distortions(noisy, x, 1.0)
-    half = (distortions(noisy, x, 0.0) + distortions(noisy, x, 1.0)) / 2
-    assert torch.allclose(distortions(noisy, x, 0.5), half)
+    mse, half, msssim = (torch.tensor([share]) for share in (0.0, 0.5, 1.0))
+    assert distortions(x, x, half).abs() < 0.01
+    assert distortions(darker, x, mse).item() == pytest.approx(0.02**2 * 255**2, rel=0.1)
+    assert distortions(darker, x, msssim) < 0.2 * distortions(noisy, x, msssim)
+    mean = (distortions(noisy, x, mse) + distortions(noisy, x, msssim)) / 2
+    assert torch.allclose(distortions(noisy, x, half), mean)
+
+
+def test_share_of_msssim_may_fall_with_quality() -> None:
+    settings = Settings(msssim=0.6, msssim_growth=-0.05)
+    assert torch.allclose(settings.msssim_share(torch.tensor([1.0, 3.0, 8.0])), torch.tensor([0.6, 0.5, 0.25]))
 
 
 def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import tomllib
 from typing import Any
 
+from torch import Tensor
+
 from ..model.network import QUALITIES, Config
 
 
@@ -25,6 +27,7 @@ class Settings:
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
     # share of MS-SSIM in the distortion: 0 is 255^2 * MSE alone, 1 is 2440 * (1 - MS-SSIM) alone
     msssim: float = 0.0
+    msssim_growth: float = 0.0  # added to that share per quality above 1
     commitment: float = 0.5
     # optimisers: Muon for matrices, Adam for the rest
     muon_rate: float = 0.004
@@ -42,6 +45,10 @@ class Settings:
         """log lambda of quality 1, and its growth per quality."""
         growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)
         return math.log(self.lambda_low), growth
+
+    def msssim_share(self, quality: Tensor) -> Tensor:
+        """Share of MS-SSIM in the distortion at each quality (any shape)."""
+        return self.msssim + self.msssim_growth * (quality - 1)
 
     def rate_factor(self, step: int) -> float:
         """Learning-rate factor at a step: warm-up, hold, cosine."""

@@ -38,15 +38,15 @@ def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = No
     return new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
 
 
-def distortions(decoded: Tensor, x: Tensor, msssim: float) -> Tensor:
-    """Distortion of each picture (B,), in units of 255^2 * MSE; `msssim`: see `Settings`, needs sides of 161."""
+def distortions(decoded: Tensor, x: Tensor, share: Tensor) -> Tensor:
+    """Distortion of each picture (B,), in units of 255^2 * MSE; share: of MS-SSIM (B,), needs sides of 161 unless 0."""
     mse = (decoded - x).square().flatten(1).mean(1) * 255**2
-    if not msssim:
+    if not share.any():
         return mse
     from pytorch_msssim import ms_ssim
 
     similarity: Tensor = ms_ssim(decoded.float(), x, data_range=1.0, size_average=False)
-    return (1 - msssim) * mse + msssim * MSSSIM_SCALE * (1 - similarity)
+    return (1 - share) * mse + share * MSSSIM_SCALE * (1 - similarity)
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -108,7 +108,7 @@ def validate(
     rates, psnrs, msssims, losses = [], [], [], []
     for q in qualities:
         quality = torch.tensor([float(q)], device=device)
-        weight = float(lambdas(settings, quality))
+        weight, share = float(lambdas(settings, quality)), settings.msssim_share(quality)
         for photo in photos:
             x = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float() / 255
             H, W = x.shape[2:]
@@ -121,7 +121,7 @@ def validate(
             rates.append(rate)
             psnrs.append(-10 * math.log10(max(mse, 1e-9)))
             msssims.append(-10 * math.log10(max(1 - float(ms_ssim(levels, x, data_range=1.0)), 1e-9)))
-            losses.append(rate + weight * float(distortions(levels, x, settings.msssim)))
+            losses.append(rate + weight * float(distortions(levels, x, share)))
     objective.train()
     figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
     return {k: float(np.mean(v)) for k, v in figures.items()}
@@ -207,7 +207,7 @@ def train(
         with autocast(where):
             decoded, bits, commitment = module(x, quality)
         area = x.shape[0] * x.shape[2] * x.shape[3]
-        distortion = (lambdas(settings, quality) * distortions(decoded, x, settings.msssim)).mean()
+        distortion = (lambdas(settings, quality) * distortions(decoded, x, settings.msssim_share(quality))).mean()
         rate = bits.sum() / area
         loss = rate + distortion + settings.commitment * commitment / area
         for optimiser in opts:
