@@ -9,7 +9,8 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,6 @@ LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36
 
 Codes = list[NDArray[np.int16]]  # of levels 1, 2, 3, each (symbols, rows, columns)
 Classes = list[NDArray[np.uint8]]  # of levels 1, 2, 3, each (groups, rows, columns)
-
-Parsed = TypeVar("Parsed")
 
 _loaded: dict[bytes, Weights] = {}
 
@@ -268,16 +267,31 @@ class Engine:
 
     def classes(self, codes: list[Tensor], quality: int) -> list[Tensor]:
         """The classes that belong to codes of levels 1, 2, 3 (B, symbols, rows, columns) on the device."""
+        banks = self.torch.split(codes[0], self.model.quantiser1.symbol_split, 1)
+        known = {1: banks, 2: codes[1:2], 3: codes[2:3]}
+        sizes = [(mine.shape[2], mine.shape[3]) for mine in codes]
+        return self._parse(lambda level, bank, _: known[level][bank], quality, sizes, len(codes[0]), len(banks))[1]
+
+    def _parse(
+        self,
+        codes_of: Callable[[int, int, Tensor], Tensor],
+        quality: int,
+        sizes: Sequence[tuple[int, int]],
+        images: int,
+        banks: int,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Codes and classes of levels 1, 2, 3, coarse to fine, as far as the first banks of level 1.
+
+        codes_of(level, bank, classes) gives a bank's codes once it has classes (images, groups, rows, columns).
+        """
         torch, prior = self.torch, self.weights.prior
-        codes1, codes2, codes3 = codes
-        splits = torch.split(codes1, self.model.quantiser1.symbol_split, 1)
         with torch.inference_mode():
-            size3, size2 = (codes3.shape[2], codes3.shape[3]), (codes2.shape[2], codes2.shape[3])
-            classes3 = prior.classes_3(quality, size3).to(self.device).expand(len(codes3), -1, -1, -1)
-            classes2 = torch.stack([prior.classes_2(mine, quality, size2) for mine in codes3])
-            size1 = codes1.shape[2], codes1.shape[3]
-            _, classes1 = self._level_1(lambda bank, _: splits[bank], codes3, codes2, quality, size1, len(splits))
-        return [classes1, classes2, classes3]
+            classes3 = prior.classes_3(quality, sizes[2]).to(self.device).expand(images, -1, -1, -1)
+            codes3 = codes_of(3, 0, classes3)
+            classes2 = torch.stack([prior.classes_2(mine, quality, sizes[1]) for mine in codes3])
+            codes2 = codes_of(2, 0, classes2)
+            codes1, classes1 = self._level_1(partial(codes_of, 1), codes3, codes2, quality, sizes[0], banks)
+        return [codes1, codes2, codes3], [classes1, classes2, classes3]
 
     def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
         """Codes and classes of levels 1, 2, 3 -> their code streams."""
@@ -296,47 +310,24 @@ class Engine:
         """
         from .model.network import PREVIEW_BANKS
 
-        prior, quality, grids = self.weights.prior, header.quality, header.grids
-        every = len(prior.config.level1)
+        every = len(self.weights.config.level1)
         banks = every if scale == 1 else PREVIEW_BANKS[scale]
-        with self.torch.inference_mode():
-            classes3 = prior.classes_3(quality, grids[2]).to(self.device)[None]
-            codes3 = self._read(3, streams, lambda read: read(classes3))
-            classes2 = prior.classes_2(codes3[0], quality, grids[1])[None]
-            codes2 = self._read(2, streams, lambda read: read(classes2))
-            codes1, classes1 = self._read(
-                1,
-                streams,
-                lambda read: self._level_1(lambda _, classes: read(classes), codes3, codes2, quality, grids[0], banks),
-                whole=banks == every,
-            )
-        return (
-            [codes[0].cpu().numpy() for codes in (codes1, codes2, codes3)],
-            [classes[0].cpu().numpy() for classes in (classes1, classes2, classes3)],
-        )
+        decoders: dict[int, coder.Decoder] = {}
 
-    def _read(
-        self,
-        level: int,
-        streams: tuple[bytes, bytes, bytes],
-        parse: Callable[[Callable[[Tensor], Tensor]], Parsed],
-        whole: bool = True,
-    ) -> Parsed:
-        """What `parse` makes of a level's stream (`whole` or not), given a function classes -> next groups' codes."""
-        try:
-            decoder = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
+        def read(level: int, bank: int, classes: Tensor) -> Tensor:
+            try:
+                if bank == 0:
+                    decoders[level] = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
+                codes = decoders[level].read(classes[0].flatten(1).cpu().numpy())
+                if level > 1 or bank == every - 1:
+                    decoders[level].finish()
+            except coder.DamagedStreamError as error:
+                raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
+            found: Tensor = self.torch.from_numpy(codes.reshape(1, -1, *classes.shape[2:]))
+            return found.to(self.device)
 
-            def read(classes: Tensor) -> Tensor:
-                codes = decoder.read(classes[0].flatten(1).cpu().numpy())
-                found: Tensor = self.torch.from_numpy(codes.reshape(1, -1, *classes.shape[2:]))
-                return found.to(self.device)
-
-            parsed = parse(read)
-            if whole:
-                decoder.finish()
-        except coder.DamagedStreamError as error:
-            raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
-        return parsed
+        codes, classes = self._parse(read, header.quality, header.grids, 1, banks)
+        return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
     def synthesise(self, codes: Codes, classes: Classes, header: Header, scale: int = 1) -> NDArray[np.uint8]:
         """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes.

@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TOTAL = 1 << 16  # counts of one table sum to this
+TOTAL_BITS = 24
+TOTAL = 1 << TOTAL_BITS  # counts of one table sum to this, as the range coder wants it
+LEAST = 16  # of the counts: what flat squares cost, hence how large a picture a short file may claim, has a bound
+MANTISSA_BITS = 12  # of a packed count
 
 
 class DamagedStreamError(ValueError):
@@ -30,27 +33,51 @@ def _constriction() -> Any:
     return constriction.stream
 
 
-def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """Positive weights (..., K) -> counts >= 1 that sum to 65536 along the last axis."""
+def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Positive weights (..., K) -> counts >= 16 that sum to 2^24 along the last axis and survive packing."""
     k = weights.shape[-1]
-    share = weights / weights.sum(-1, keepdims=True) * (TOTAL - k)
-    counts = np.floor(share).astype(np.int64) + 1
-    missing = TOTAL - counts.sum(-1)  # fewer than K: give one each to the largest remainders
-    rank = np.argsort(np.argsort(-(share - np.floor(share)), axis=-1, kind="stable"), axis=-1, kind="stable")
-    counts += rank < missing[..., None]
-    result: NDArray[np.uint16] = counts.astype(np.uint16)
-    return result
+    share = weights / weights.sum(-1, keepdims=True) * (TOTAL - k * LEAST)
+    counts = np.floor(share).astype(np.int64) + LEAST
+    return _complete(_unpack(_pack(counts))).astype(np.int32)
+
+
+def pack_counts(counts: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """Counts of `normalise_counts` -> as weights files hold them: 4 bits of exponent, 12 of mantissa."""
+    return _pack(counts.astype(np.int64)).astype(np.uint16)
+
+
+def unpack_counts(packed: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """The inverse of `pack_counts`; ValueError when the counts do not sum up."""
+    counts = _complete(_unpack(packed.astype(np.int64)))
+    if counts.min() < LEAST:
+        raise ValueError(f"probability counts must be at least {LEAST} and sum to {TOTAL}")
+    return counts.astype(np.int32)
+
+
+def _pack(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    exponent = np.maximum(np.frexp(counts.astype(np.float64))[1] - 1 - MANTISSA_BITS, 0).astype(np.int64)
+    packed: NDArray[np.int64] = (exponent << MANTISSA_BITS) + (counts >> exponent)
+    return packed
+
+
+def _unpack(packed: NDArray[np.int64]) -> NDArray[np.int64]:
+    exponent = np.maximum((packed >> MANTISSA_BITS) - 1, 0)
+    counts: NDArray[np.int64] = (packed - (exponent << MANTISSA_BITS)) << exponent
+    return counts
+
+
+def _complete(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first of the largest counts takes what is missing to the sum: there packing need not be exact."""
+    at = counts.argmax(-1)[..., None]
+    missing = TOTAL - counts.sum(-1, keepdims=True)
+    np.put_along_axis(counts, at, np.take_along_axis(counts, at, -1) + missing, -1)
+    return counts
 
 
 class LevelTables:
-    """The tables of a level: for each group a list of stages, each (contexts, classes, K) uint16 counts."""
+    """The tables of a level: for each group a list of stages, each (contexts, classes, K) int32 counts."""
 
-    def __init__(self, groups: Sequence[Sequence[NDArray[np.uint16]]]) -> None:
-        for stages in groups:
-            for table in stages:
-                counts = table.astype(np.int64)
-                if counts.min() < 1 or (counts.sum(-1) != TOTAL).any():
-                    raise ValueError("probability counts must be at least 1 and sum to 65536")
+    def __init__(self, groups: Sequence[Sequence[NDArray[np.int32]]]) -> None:
         self.groups = groups
         self.symbols = sum(len(stages) for stages in groups)
         self._models: dict[tuple[int, int, int, int], Any] = {}
@@ -61,8 +88,8 @@ class LevelTables:
         found = self._models.get(key)
         if found is None:
             counts = self.groups[group][stage][context, index].astype(np.float32)
-            # the coder adds one to each of these and has 2^24 in all: P = counts / 65536, exactly
-            exact = np.ascontiguousarray(counts * np.float32(256) - np.float32(1))
+            # the coder adds one to each of these and has 2^24 in all: P = counts / 2^24, exactly
+            exact = np.ascontiguousarray(counts - np.float32(1))
             found = _constriction().model.Categorical(exact, perfect=False)
             self._models[key] = found
         return found

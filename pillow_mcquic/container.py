@@ -22,8 +22,8 @@ VERSION_MAJOR, VERSION_MINOR = 1, 0
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels
 QUALITY_ONE, QUALITY_MIN, QUALITY_MAX = 256, 256, 2048
 MAX_SIDE = (1 << 28) - 1
-# each 16x16 square costs at least a quarter of a bit, so a header cannot claim a picture its codes can't hold
-MAX_SQUARES_PER_BYTE = 32
+# each 16x16 square costs at least a twentieth of a bit, so a header cannot claim a picture its codes can't hold
+MAX_SQUARES_PER_BYTE = 160
 
 CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT = b"C", b"A", b"e", b"i", b"x", b"d", b"c"
 METADATA = frozenset((EXIF, ICC, XMP, DPI, COMMENT))

@@ -132,7 +132,7 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     """Networks, prior and tables from the tensors of a weights file."""
     import torch
 
-    from .coder import LevelTables
+    from .coder import TOTAL_BITS, LevelTables, unpack_counts
     from .model.network import Config, Model
     from .model.prior import Prior
     from .model.quantiser import Costs
@@ -152,18 +152,16 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
     levels, costs = [], []
     for level in (1, 2, 3):
         counts = [
-            [torch.from_numpy(arrays[f"tables.{level}.{b}.{s}"].astype(np.float32)) for s in range(len(bank.stages))]
+            [unpack_counts(arrays[f"tables.{level}.{b}.{s}"]) for s in range(len(bank.stages))]
             for b, bank in enumerate(config.banks(level))
         ]
+        bits = [[TOTAL_BITS - torch.from_numpy(table).float().log2() for table in mine] for mine in counts]
         costs.append(
-            [
-                Costs(bank, [16 - table.log2() for table in mine], config.error_per_bit)
-                for bank, mine in zip(model.banks(level), counts, strict=True)
-            ]
+            [Costs(bank, mine, config.error_per_bit) for bank, mine in zip(model.banks(level), bits, strict=True)]
         )
         groups = [
-            [arrays[f"tables.{level}.{b}.{s}"][g] for s in range(len(bank.stages))]
-            for b, bank in enumerate(config.banks(level))
+            [table[g] for table in mine]
+            for bank, mine in zip(config.banks(level), counts, strict=True)
             for g in range(bank.groups)
         ]
         levels.append(LevelTables(groups))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import codec, weights
-from ..coder import normalise_counts
+from ..coder import TOTAL_BITS, normalise_counts, pack_counts, unpack_counts
 from ..container import MAX_SQUARES_PER_BYTE, QUALITY_ONE, Header
 from ..model.network import PREVIEW_BANKS, ContextNetwork, to_patches
 from ..model.prior import CLASS_ONE, export_class_network, export_context_network, export_embedding
@@ -151,9 +151,9 @@ class PreviewFit:
 def check_least_cost(arrays: Arrays) -> None:
     """Raise ValueError unless a 16x16 square always costs what the container's claim check relies on."""
     least = 0.0
-    for name, counts in arrays.items():
+    for name, packed in arrays.items():
         if name.startswith("tables.1."):
-            per_group = 16 - np.log2(counts.astype(np.float64).max(axis=(1, 2, 3)))
+            per_group = TOTAL_BITS - np.log2(unpack_counts(packed).astype(np.float64).max(axis=(1, 2, 3)))
             least += float(per_group.sum())
     if least * MAX_SQUARES_PER_BYTE < 8:
         raise ValueError(f"a square can cost as little as {least:.3f} bits, the format promises more")
@@ -179,7 +179,7 @@ def export(
         **learned_tables(2, objective.tables_2),
         **learned_tables(3, objective.tables_3),
     }
-    provisional = {name: normalise_counts(p + 1e-9) for name, p in learned.items()}
+    provisional = {name: pack_counts(normalise_counts(p + 1e-9)) for name, p in learned.items()}
 
     photos = data.load_photos(photos_folder)
     engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""))  # never written, so it has no id
@@ -198,7 +198,7 @@ def export(
         if (i + 1) % 100 == 0:
             print(f"# counted {i + 1}/{crops} crops", flush=True)
     for name, counts in counter.counts.items():
-        arrays[name] = normalise_counts(counts + PRIOR_WEIGHT * learned[name] + 1e-6)
+        arrays[name] = pack_counts(normalise_counts(counts + PRIOR_WEIGHT * learned[name] + 1e-6))
     arrays.update(previews.arrays())
     check_least_cost(arrays)
     path = weights.save(folder, config_text, arrays, json.dumps(settings.to_dict()))

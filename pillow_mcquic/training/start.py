@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import weights
+from ..coder import unpack_counts
 from ..model.network import Config
 from ..model.prior import CLASS_ONE, PRODUCT_ONE, WEIGHT_ONE
 from ..model.quantiser import Bank
@@ -48,7 +49,9 @@ def _read_weights(path: Path) -> tuple[State, Config]:
             state[f"model.{rest}"] = tensor.float()
         elif kind == "tables":
             level, bank, stage = rest.split(".")
-            state[f"tables_{level}.banks.{bank}.logits.{stage}"] = tensor.double().log().float()
+            state[f"tables_{level}.banks.{bank}.logits.{stage}"] = (
+                torch.from_numpy(unpack_counts(arrays[name])).double().log().float()
+            )
         elif rest == "class_3":
             state[rest] = (tensor.double() / CLASS_ONE).float()
         elif rest.startswith(("network_", "context_")):
