@@ -95,13 +95,16 @@ class LevelTables:
         return found
 
 
-def _segments(classes: NDArray[np.uint8], busy: NDArray[np.bool_] | None, count: int) -> list[tuple[int, int, Any]]:
-    """(context, class, positions) of every table in use, in coding order."""
+def _segments(
+    classes: NDArray[np.uint8], busy: NDArray[np.bool_] | None, count: int
+) -> tuple[NDArray[np.intp], list[tuple[int, int, slice]]]:
+    """Positions in coding order, and (context, class, part of that order) of every table in use."""
     key = classes if busy is None else classes + np.uint8(count) * busy
     order = np.argsort(key, kind="stable")
-    used, starts = np.unique(key[order], return_index=True)
-    parts = np.split(order, starts[1:])
-    return [(int(k) // count, int(k) % count, part) for k, part in zip(used, parts, strict=True)]
+    ends = np.cumsum(np.bincount(key))
+    starts = np.append(0, ends[:-1])
+    used = np.flatnonzero(ends > starts)
+    return order, [(int(k) // count, int(k) % count, slice(int(starts[k]), int(ends[k]))) for k in used]
 
 
 def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> bytes:
@@ -111,10 +114,11 @@ def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTa
     for g, stages in enumerate(tables.groups):
         busy: NDArray[np.bool_] | None = None
         for s, table in enumerate(stages):
-            symbols = codes[row].astype(np.int32)
-            for context, index, at in _segments(classes[g], busy, table.shape[1]):
-                coder.encode(np.ascontiguousarray(symbols[at]), tables.model(g, s, context, index))
-            busy = symbols != 0 if busy is None else busy | (symbols != 0)
+            order, segments = _segments(classes[g], busy, table.shape[1])
+            symbols = codes[row, order].astype(np.int32)
+            for context, index, part in segments:
+                coder.encode(symbols[part], tables.model(g, s, context, index))
+            busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
             row += 1
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
@@ -139,12 +143,15 @@ class Decoder:
         for mine in classes:
             busy: NDArray[np.bool_] | None = None
             for s, table in enumerate(self.tables.groups[self._group]):
-                for context, index, at in _segments(mine, busy, table.shape[1]):
+                order, segments = _segments(mine, busy, table.shape[1])
+                symbols = np.empty(len(order), np.int16)
+                for context, index, part in segments:
                     model = self.tables.model(self._group, s, context, index)
                     try:
-                        codes[row, at] = self._coder.decode(model, len(at))
+                        symbols[part] = self._coder.decode(model, part.stop - part.start)
                     except (AssertionError, KeyError, ValueError) as error:
                         raise DamagedStreamError(f"the code stream is damaged ({error})") from error
+                codes[row, order] = symbols
                 busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
                 row += 1
             self._group += 1

@@ -416,7 +416,7 @@ class Model(nn.Module):
             linear = from_patches(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
         t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
-        t = self.synthesis_head(self.synthesis_gain_8(t, quality)).float()
+        t = self.synthesis_head(self.synthesis_gain_8(t, quality))
         return linear.add_(from_patches(t.permute(0, 2, 3, 1), 8))
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
