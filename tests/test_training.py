@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pillow_mcquic.training import start
-from pillow_mcquic.training.data import Crops, find_photos, klt
+from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import export
 from pillow_mcquic.training.objective import ERROR_COST
 from pillow_mcquic.training.settings import Settings
@@ -101,6 +101,17 @@ def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:
     assert torch.equal(crops.batch(5, 4)[0], Crops(pictures, 64, seed=1).batch(5, 4)[0])
     assert not torch.equal(crops.batch(5, 4)[0], crops.batch(6, 4)[0])
     assert not torch.equal(crops.batch(5, 4)[0], Crops(pictures, 64, seed=1, rank=1).batch(5, 4)[0])
+
+
+def test_crops_may_come_from_photos_made_smaller(photos: Path) -> None:
+    photo = np.asarray(Image.open(find_photos(photos)[0]).convert("RGB"))
+    size = photo.shape[0] // 2, photo.shape[1] // 3
+    plain, smaller = (random_crop(photo, size, shrink, np.random.default_rng(2)) for shrink in (0.0, 1.0))
+    assert plain.shape == smaller.shape == (*size, 3)
+    edges = [np.abs(np.diff(crop.astype(int), axis=1)).mean() for crop in (plain, smaller)]
+    assert edges[1] > 1.1 * edges[0]  # more happens in as many pixels
+    whole = random_crop(photo, photo.shape[:2], 1.0, np.random.default_rng(1))
+    assert np.array_equal(whole, photo)
 
 
 def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:

@@ -39,11 +39,30 @@ def load_photos(folder: str | os.PathLike[str], min_side: int = 1) -> list[NDArr
     return photos
 
 
+def random_crop(
+    photo: NDArray[np.uint8], size: tuple[int, int], shrink: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A crop of (rows, columns); with probability `shrink` of the photo made smaller, by a factor of at most 2."""
+    factor = 1.0
+    if rng.random() < shrink:
+        room = min(have / want for have, want in zip(photo.shape[:2], size, strict=True))
+        factor = rng.uniform(1, min(2.0, room))
+    rows, columns = (int(n * factor) for n in size)
+    top, left = (int(rng.integers(0, have - n + 1)) for have, n in zip(photo.shape[:2], (rows, columns), strict=True))
+    crop = photo[top : top + rows, left : left + columns]
+    if (rows, columns) == size:
+        return crop
+    return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
 class Crops:
     """Random crops, flipped half the time and transposed a quarter; a function of (seed, step, rank) alone."""
 
-    def __init__(self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0) -> None:
-        self.photos, self.size, self.seed, self.rank = photos, size, seed, rank
+    def __init__(
+        self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0, shrink: float = 0.0
+    ) -> None:
+        """shrink: see `random_crop`."""
+        self.photos, self.size, self.seed, self.rank, self.shrink = photos, size, seed, rank, shrink
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
         self.weight = weight / weight.sum()
 
@@ -52,9 +71,7 @@ class Crops:
         rng = np.random.default_rng((self.seed, self.rank, step))
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
-            photo = self.photos[i]
-            top, left = (int(rng.integers(0, n - self.size + 1)) for n in photo.shape[:2])
-            crop = photo[top : top + self.size, left : left + self.size]
+            crop = random_crop(self.photos[i], (self.size, self.size), self.shrink, rng)
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
             if rng.random() < 0.25:

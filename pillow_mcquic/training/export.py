@@ -188,9 +188,8 @@ def export(
     rng = np.random.default_rng(0)
     for i in range(crops):
         photo = photos[int(rng.integers(len(photos)))]
-        size = [min(COUNT_CROP, n) for n in photo.shape[:2]]
-        top, left = (int(rng.integers(0, n - s + 1)) for n, s in zip(photo.shape[:2], size, strict=True))
-        crop = np.ascontiguousarray(photo[top : top + size[0], left : left + size[1]])
+        size = min(COUNT_CROP, photo.shape[0]), min(COUNT_CROP, photo.shape[1])
+        crop = np.ascontiguousarray(data.random_crop(photo, size, settings.shrink, rng))
         quality = int(rng.integers(256, 2049))
         counter.add(crop, quality)
         if i % PREVIEW_EVERY == 0:

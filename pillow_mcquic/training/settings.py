@@ -20,6 +20,7 @@ class Settings:
     steps: int = 20000
     batch: int = 8
     crop: int = 256
+    shrink: float = 0.0  # share of crops from photos made smaller, by a factor of at most 2
     seed: int = 1
     # distortion weight per quality, on 255^2 * MSE, log-spaced from lambda_low (1) to lambda_high (8)
     lambda_low: float = 0.001

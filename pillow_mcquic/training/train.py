@@ -196,7 +196,7 @@ def train(
             "settings": json.dumps(settings.to_dict()),
         }
 
-    crops = data.Crops(photos, settings.crop, settings.seed, rank)
+    crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
     sums, seen, mark = np.zeros(3), 0, began
     while step < settings.steps and time.monotonic() - began < stop_after_minutes * 60:
