@@ -282,7 +282,8 @@ class Engine:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Codes and classes of levels 1, 2, 3, coarse to fine, as far as the first banks of level 1.
 
-        codes_of(level, bank, classes) gives a bank's codes once it has classes (images, groups, rows, columns).
+        codes_of(level, bank, classes) gives a bank's codes once it has classes (images, groups, rows, columns).  Levels
+        3 and 2 are one bank each.
         """
         torch, prior = self.torch, self.weights.prior
         with torch.inference_mode():

@@ -34,7 +34,7 @@ def _constriction() -> Any:
 
 
 def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Positive weights (..., K) -> counts >= 16 that sum to 2^24 along the last axis and survive packing."""
+    """Positive finite weights (..., K) -> counts >= 16 that sum to 2^24 along the last axis and survive packing."""
     k = weights.shape[-1]
     share = weights / weights.sum(-1, keepdims=True) * (TOTAL - k * LEAST)
     counts = np.floor(share).astype(np.int64) + LEAST
@@ -42,15 +42,15 @@ def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def pack_counts(counts: NDArray[np.int32]) -> NDArray[np.uint16]:
-    """Counts of `normalise_counts` -> as weights files hold them: 4 bits of exponent, 12 of mantissa."""
+    """Counts (..., K) of `normalise_counts` -> as weights files hold them: 4 bits of exponent, 12 of mantissa."""
     return _pack(counts.astype(np.int64)).astype(np.uint16)
 
 
 def unpack_counts(packed: NDArray[np.uint16]) -> NDArray[np.int32]:
-    """The inverse of `pack_counts`; ValueError when the counts do not sum up."""
+    """The inverse of `pack_counts`, (..., K) -> int32; ValueError when a count is below 16."""
     counts = _complete(_unpack(packed.astype(np.int64)))
     if counts.min() < LEAST:
-        raise ValueError(f"probability counts must be at least {LEAST} and sum to {TOTAL}")
+        raise ValueError(f"probability counts must be at least {LEAST} of {TOTAL}, found {counts.min()}")
     return counts.astype(np.int32)
 
 
@@ -98,7 +98,10 @@ class LevelTables:
 def _segments(
     classes: NDArray[np.uint8], busy: NDArray[np.bool_] | None, count: int
 ) -> tuple[NDArray[np.intp], list[tuple[int, int, slice]]]:
-    """Positions in coding order, and (context, class, part of that order) of every table in use."""
+    """Positions in coding order, and (context, class, part of that order) of every table in use.
+
+    classes (N,); busy (N,): where context 1 applies, None for context 0 everywhere; count: of classes, at most 128.
+    """
     key = classes if busy is None else classes + np.uint8(count) * busy
     order = np.argsort(key, kind="stable")
     ends = np.cumsum(np.bincount(key))

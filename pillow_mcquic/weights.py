@@ -124,8 +124,12 @@ def read(path: str | os.PathLike[str]) -> tuple[str, dict[str, NDArray[Any]], by
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-    """Read and build a weights file; errors as of `read`."""
-    return build(*read(path))
+    """Read and build a weights file; BadFileError as of `read`, and when what it holds is no model of this version."""
+    config_text, arrays, model_id = read(path)
+    try:
+        return build(config_text, arrays, model_id)
+    except (KeyError, ValueError) as error:
+        raise BadFileError(f"weights file {path} does not fit this version ({error}); upgrade pillow_mcquic") from error
 
 
 def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes) -> Weights:

@@ -98,8 +98,15 @@ def test_packed_counts_are_short_floats(packed: int, count: int) -> None:
     assert coder.unpack_counts(np.array([65535, packed], np.uint16)).tolist() == [(1 << 24) - count, count]
 
 
+@pytest.mark.parametrize("weights", [[8000000.0, 8000500.0, 1.0], [1.0, 1.0], [5.0, 5.0001, 5.0], [1.0] * 255])
+def test_nearly_equal_largest_counts_survive_packing(weights: list[float]) -> None:
+    counts = coder.normalise_counts(np.stack([np.array(weights), np.array(weights[::-1])]))
+    assert counts.sum(-1).tolist() == [1 << 24] * 2
+    assert np.array_equal(coder.unpack_counts(coder.pack_counts(counts)), counts)
+
+
 @pytest.mark.parametrize("bad", [[65535, 65535], [65535, 15], [65535, 0]])
-def test_counts_that_do_not_sum_up_are_refused(bad: list[int]) -> None:
+def test_counts_below_the_least_are_refused(bad: list[int]) -> None:
     with pytest.raises(ValueError, match="16777216"):
         coder.unpack_counts(np.array(bad, np.uint16))
 

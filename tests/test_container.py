@@ -142,6 +142,12 @@ def test_picture_too_large_for_its_codes_is_refused() -> None:
         container.read(io.BytesIO(file_of({}, Header(2**28 - 1, 2**28 - 1, "RGB", 1024, b"\0\1\2\3"))))
 
 
+def test_a_byte_of_codes_holds_160_squares() -> None:
+    container.check_claim(Header(16 * 160, 16 * 7, "RGB", 1024, b"\0\1\2\3"), 7)
+    with pytest.raises(BadFileError, match="7 bytes of codes cannot hold"):
+        container.check_claim(Header(16 * 160 + 1, 16 * 7, "RGB", 1024, b"\0\1\2\3"), 7)
+
+
 def test_forged_length_allocates_nothing() -> None:
     import tracemalloc
 

@@ -85,6 +85,9 @@ def test_damaged_stream_under_a_right_checksum_is_refused(level: int, damage: st
     if damage in ("empty", "zeros") and outcome(data) == "decoded":
         return  # zeros are valid words of the coder: a picture that its writer asked for
     assert outcome(data) == "refused"
+    if damage in ("odd", "longer"):
+        with pytest.raises(OSError, match=f"level {level}: "):
+            from_bytes(data).load()
 
 
 def test_streams_of_noise_never_raise_anything_else(tiny_file: bytes) -> None:

@@ -27,8 +27,10 @@ from pillow_mcquic.model.prior import (
     IntegerClassNetwork,
     IntegerContextNetwork,
     at_quality,
+    by_row,
     export_class_network,
     export_context_network,
+    neighbourhood_product,
     pad,
     to_class,
 )
@@ -214,6 +216,15 @@ def test_integer_class_network_follows_the_float_one(quality: int) -> None:
         q = torch.tensor([quality / 256], dtype=torch.float64)
         real = network.double()(x[None] / 64, q)[0].clamp(0, 23)
     assert (exact.double() - real).abs().max() < 0.5 + 0.05
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (6, 7)])
+def test_neighbourhood_product_is_unfold_times_weights(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 1000, (3, *size), generator=generator).double()
+    weight = torch.randint(-99, 99, (4, 27), generator=generator).double()
+    expected = (weight @ F.unfold(pad(x)[None], 3)[0]).view(4, *size)
+    assert torch.equal(neighbourhood_product(by_row(weight), pad(x)), expected)
 
 
 def test_integer_class_network_is_exact_in_any_order() -> None:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pillow_mcquic.coder import normalise_counts, pack_counts
+from pillow_mcquic.model.network import Config
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
-from pillow_mcquic.training.export import export
+from pillow_mcquic.training.export import check_least_cost, export
 from pillow_mcquic.training.objective import ERROR_COST
 from pillow_mcquic.training.settings import Settings
 from pillow_mcquic.training.train import distortions, train, untrained
@@ -103,15 +105,42 @@ def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:
     assert not torch.equal(crops.batch(5, 4)[0], Crops(pictures, 64, seed=1, rank=1).batch(5, 4)[0])
 
 
-def test_crops_may_come_from_photos_made_smaller(photos: Path) -> None:
-    photo = np.asarray(Image.open(find_photos(photos)[0]).convert("RGB"))
-    size = photo.shape[0] // 2, photo.shape[1] // 3
-    plain, smaller = (random_crop(photo, size, shrink, np.random.default_rng(2)) for shrink in (0.0, 1.0))
-    assert plain.shape == smaller.shape == (*size, 3)
-    edges = [np.abs(np.diff(crop.astype(int), axis=1)).mean() for crop in (plain, smaller)]
-    assert edges[1] > 1.1 * edges[0]  # more happens in as many pixels
-    whole = random_crop(photo, photo.shape[:2], 1.0, np.random.default_rng(1))
-    assert np.array_equal(whole, photo)
+def test_crops_may_come_from_photos_made_smaller() -> None:
+    """A ramp of one level a column: made smaller it rises by more, up to two."""
+    photo = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
+
+    def rise(shrink: float, seed: int) -> float:
+        crop = random_crop(photo, (60, 50), shrink, np.random.default_rng(seed))
+        assert crop.shape == (60, 50, 3)
+        return float(np.diff(crop[30, 5:-5, 0].astype(float)).mean())
+
+    assert {rise(0.0, seed) for seed in range(5)} == {1.0}
+    shrunk = [rise(1.0, seed) for seed in range(20)]
+    assert 0.98 < min(shrunk) < 1.3
+    assert 1.7 < max(shrunk) < 2.05
+    assert np.array_equal(random_crop(photo, (150, 200), 1.0, np.random.default_rng(1)), photo)  # there is no room
+    crops, smaller = (Crops([photo], 64, seed=1, shrink=shrink) for shrink in (0.0, 1.0))
+    assert not torch.equal(crops.batch(0, 2)[0], smaller.batch(0, 2)[0])
+
+
+@pytest.mark.parametrize("wrong", [{"msssim": 1.1}, {"msssim": 0.3, "msssim_growth": -0.05}, {"shrink": 2.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_tables_that_make_files_too_short_are_refused() -> None:
+    def one_word_only(banks: int) -> dict[str, np.ndarray]:
+        arrays = {}
+        for b, bank in enumerate(Config().level1[:banks]):
+            for s, (k, _) in enumerate(bank.stages):
+                counts = normalise_counts(np.eye(k)[0] + 1e-12)
+                arrays[f"tables.1.{b}.{s}"] = np.broadcast_to(pack_counts(counts), (bank.groups, 1, 1, k))
+        return arrays
+
+    check_least_cost(one_word_only(len(Config().level1)))  # the least that tables of this model can cost
+    with pytest.raises(ValueError, match="as little as"):
+        check_least_cost(one_word_only(3))
 
 
 def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:

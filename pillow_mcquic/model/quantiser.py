@@ -67,8 +67,8 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, N, D), (groups, K, D) -> (groups, N) int64.
 
-    Words lie in rows because torch's maximum over columns is several times faster than over rows.  Always in float32:
-    in the networks' bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
+    Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
+    networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
     """
     groups, count, size = vectors.shape
     # whole chunks only: for every new shape the matrix library would compile, and keep, another kernel

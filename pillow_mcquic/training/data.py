@@ -44,7 +44,7 @@ def random_crop(
 ) -> NDArray[np.uint8]:
     """A crop of (rows, columns); with probability `shrink` of the photo made smaller, by a factor of at most 2."""
     factor = 1.0
-    if rng.random() < shrink:
+    if shrink and rng.random() < shrink:
         room = min(have / want for have, want in zip(photo.shape[:2], size, strict=True))
         factor = rng.uniform(1, min(2.0, room))
     rows, columns = (int(n * factor) for n in size)
@@ -56,7 +56,7 @@ def random_crop(
 
 
 class Crops:
-    """Random crops, flipped half the time and transposed a quarter; a function of (seed, step, rank) alone."""
+    """Random crops, flipped half the time and transposed a quarter; a function of the arguments and the step alone."""
 
     def __init__(
         self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0, shrink: float = 0.0

@@ -149,7 +149,10 @@ class PreviewFit:
 
 
 def check_least_cost(arrays: Arrays) -> None:
-    """Raise ValueError unless a 16x16 square always costs what the container's claim check relies on."""
+    """Raise ValueError unless a 16x16 square always costs what the container's claim check relies on.
+
+    arrays: of a weights file, with the packed tables `tables.*`.
+    """
     least = 0.0
     for name, packed in arrays.items():
         if name.startswith("tables.1."):
@@ -169,7 +172,8 @@ def export(
 ) -> Path:
     """Write the weights file of a checkpoint into `folder` and print the check on `val_folder`.
 
-    Raises ValueError when real bytes on the validation photos differ from the estimate by more than 1.5 %.
+    Raises ValueError when real bytes on the validation photos differ from the estimate by more than 1.5 %, and when the
+    tables could make files shorter than the format promises.
     """
     objective, settings = load_objective(checkpoint)
     config_text = weights.dump_config(settings.model)

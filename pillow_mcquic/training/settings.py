@@ -42,6 +42,13 @@ class Settings:
     clip: float = 1.0
     model: Config = dataclasses.field(default_factory=Config)
 
+    def __post_init__(self) -> None:
+        ends = self.msssim, self.msssim + self.msssim_growth * (QUALITIES - 1)
+        if not 0 <= min(ends) <= max(ends) <= 1:
+            raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
+        if not 0 <= self.shrink <= 1:
+            raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
+
     def log_lambda(self) -> tuple[float, float]:
         """log lambda of quality 1, and its growth per quality."""
         growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)

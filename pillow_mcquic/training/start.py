@@ -40,18 +40,16 @@ def _read_weights(path: Path) -> tuple[State, Config]:
     """What a weights file tells of the objective: class networks from their integers, logits from the tables."""
     config_text, arrays, _ = weights.read(path)
     config = Config.from_dict(json.loads(config_text))
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     state: State = {}
     ones = {"weight": WEIGHT_ONE, "bias": PRODUCT_ONE, "hidden_bias": PRODUCT_ONE, "class_bias": CLASS_ONE}
-    for name, tensor in tensors.items():
+    for name, array in arrays.items():
         kind, _, rest = name.partition(".")
+        tensor = torch.from_numpy(unpack_counts(array) if kind == "tables" else array)
         if kind == "net":
             state[f"model.{rest}"] = tensor.float()
         elif kind == "tables":
             level, bank, stage = rest.split(".")
-            state[f"tables_{level}.banks.{bank}.logits.{stage}"] = (
-                torch.from_numpy(unpack_counts(arrays[name])).double().log().float()
-            )
+            state[f"tables_{level}.banks.{bank}.logits.{stage}"] = tensor.double().log().float()
         elif rest == "class_3":
             state[rest] = (tensor.double() / CLASS_ONE).float()
         elif rest.startswith(("network_", "context_")):

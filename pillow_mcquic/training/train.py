@@ -39,7 +39,10 @@ def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = No
 
 
 def distortions(decoded: Tensor, x: Tensor, share: Tensor) -> Tensor:
-    """Distortion of each picture (B,), in units of 255^2 * MSE; share: of MS-SSIM (B,), needs sides of 161 unless 0."""
+    """Distortion of each picture (B,), in units of 255^2 * MSE.
+
+    share: of MS-SSIM (B,); it needs sides of 161 unless all are 0.
+    """
     mse = (decoded - x).square().flatten(1).mean(1) * 255**2
     if not share.any():
         return mse
