@@ -93,13 +93,17 @@ class BankTables(nn.Module):
         low = c.detach().floor()
         share = c - low
         low = low.long()
+        # the encoder feels the rate through the code length of the unquantised vector: value removed
+        scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * c.detach()
+        surrogate = student_nats((rows * rows).sum(-1), scale, dim)
+        spent = (surrogate - surrogate.detach()).sum() / math.log(2)
+
         bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
         with torch.no_grad():
             rates = Rates([table.detach() for table in bits], low, share.detach())
             choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
         rates = Rates(bits, low, share)
-        spent = torch.zeros((), device=x.device)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
         for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
