@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "60f4584f4d0c92bc"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "f5bfac63f384c318"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "46a7b88bc31e088e"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "241c4066aa5a5128"),
-    "grey.mcq": ((128, 112), "L", 5.0, "81d05d4624f904b0"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "f2201485428a4d88"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "710e315351ed14d1"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "5f00041c7d4f1161"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "63bcdcefe9f47c3f"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "05ed6f87d1195c63"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "47d5a7f8a2ab7de5"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "0c26a11820f88fb8"),
+    "grey.mcq": ((128, 112), "L", 5.0, "d6a65d4816838874"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "38353242d89b0a89"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "1338e05218f1c233"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "de6aa1d0f37c4998"),
 }
 
 
