@@ -28,7 +28,7 @@ FILES = {
     "one-pixel.mcq": ((1, 1), "RGB", 4.0, "63bcdcefe9f47c3f"),
     "low.mcq": ((128, 112), "RGB", 1.0, "05ed6f87d1195c63"),
     "fraction.mcq": ((97, 77), "RGB", 4.30078125, "47d5a7f8a2ab7de5"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "0c26a11820f88fb8"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "be44b3aed2ad7928"),
     "grey.mcq": ((128, 112), "L", 5.0, "d6a65d4816838874"),
     "grey-alpha.mcq": ((65, 33), "LA", 3.0, "38353242d89b0a89"),
     "alpha.mcq": ((128, 112), "RGBA", 6.5, "1338e05218f1c233"),
