@@ -71,6 +71,17 @@ def test_reduced_precision_costs_no_more_than_rounding(photo: Image.Image) -> No
     assert psnr_16 > best - 0.08
 
 
+@pytest.mark.parametrize("quality", [4, 8])
+@pytest.mark.parametrize(("ground", "patch"), [(240, 5), (0, 255)])
+def test_the_strongest_contrast_keeps_its_grey(quality: int, ground: int, patch: int) -> None:
+    """The codebooks reach as far as black beside white, even where all around is flat."""
+    pixels = np.full((128, 128, 3), ground, np.uint8)
+    pixels[48:80, 48:80] = patch
+    error = pillow_mcquic.decode(pillow_mcquic.encode(pixels, quality=quality)) - pixels.astype(float)
+    squares = error.mean(2).reshape(8, 16, 8, 16).mean((1, 3))
+    assert abs(squares).max() < 3
+
+
 def test_same_input_same_bytes(small: Image.Image) -> None:
     pixels = np.asarray(small)
     assert pillow_mcquic.encode(pixels) == pillow_mcquic.encode(pixels.copy())

@@ -86,24 +86,34 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     """
     # a vector closer to word 0 than half the way to any other word needs no search, and most are
     zero = words[:, :1]
-    clear = (words[:, 1:] - zero).square().sum(-1).min(1).values / 4
-    far = (vectors - zero).square().sum(-1) >= clear[:, None]
+    clear = (words - zero).square().sum(-1) / 4
+    distance = (vectors - zero).square().sum(-1)
+    far, outer = (distance >= clear[:, first:].min(1).values[:, None] for first in (1, inner_words(words)))
     augmented = torch.cat([words, half_energy(words)], 2)
-    return search_far(far, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
+    return search_far(far, outer, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
 
 
-def search_far(far: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]) -> Tensor:
+def inner_words(words: Tensor) -> int:
+    """How many of the first words (groups, K, ...) are searched for most vectors: the others lie far out."""
+    return max(1, words.shape[1] // 4)
+
+
+def search_far(
+    far: Tensor, outer: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]
+) -> Tensor:
     """`largest_product` for the vectors that `far` (groups, N) marks, word 0 for the others.
 
-    columns(g, at): the vectors of one group or all of them.  On CUDA picking vectors out costs more than it saves.
+    outer (groups, N): which vectors any word may win; the others only the inner words.  columns(g, at): the vectors
+    of one group or all of them.  On CUDA picking vectors out costs more than it saves.
     """
     if far.device.type != "cpu":
         return largest_product(columns(slice(None), slice(None)), words)
     index = torch.zeros(far.shape, dtype=torch.int64)
-    for g in range(len(words)):
-        at = far[g].nonzero()[:, 0]
-        if len(at):
-            index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1])[0]
+    for marked, count in ((far & ~outer, inner_words(words)), (far & outer, words.shape[1])):
+        for g in range(len(words)):
+            at = marked[g].nonzero()[:, 0]
+            if len(at):
+                index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1, :count])[0]
     return index
 
 
@@ -150,8 +160,9 @@ class Choice:
         self.zero = words[:, :1]
         price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
         # word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
-        away = (words[:, 1:] - self.zero).square().sum(-1).clamp(min=1e-9)[:, None]
-        self.radius = ((away + price[:, :, 1:] - price[:, :, :1]) / away.sqrt() / 2).min(-1).values
+        away = (words - self.zero).square().sum(-1).clamp(min=1e-9)[:, None]
+        radius = (away + price - price[:, :, :1]) / away.sqrt() / 2
+        self.radius, self.outer_radius = (radius[:, :, first:].min(-1).values for first in (1, inner_words(words)))
         self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
 
     def __call__(self, vectors: Tensor, row: Tensor, share: Tensor | None, where: Tensor) -> Tensor:
@@ -160,10 +171,15 @@ class Choice:
         row, share: the table of each vector, and how far it is on the way to the next, as of `Rates`; `where`
         (groups, N) says which vectors need a word; the others get word 0.
         """
-        reach = torch.gather(self.radius, 1, row)
-        if share is not None:
-            reach = torch.minimum(reach, torch.gather(self.radius, 1, row + 1))
-        far = ((vectors - self.zero).square().sum(-1).sqrt() >= reach) & where
+        distance = (vectors - self.zero).square().sum(-1).sqrt()
+
+        def beyond(radius: Tensor) -> Tensor:
+            reach = torch.gather(radius, 1, row)
+            if share is not None:
+                reach = torch.minimum(reach, torch.gather(radius, 1, row + 1))
+            return distance >= reach
+
+        far, outer = beyond(self.radius) & where, beyond(self.outer_radius)
 
         def columns(g: int | slice, at: Tensor | slice) -> Tensor:
             mine = row[g, at, None]
@@ -175,7 +191,7 @@ class Choice:
                 select.scatter_(-1, mine, 1 - up).scatter_(-1, mine + 1, up)
             return torch.cat([F.pad(vectors[g, at], (0, 1), value=1.0), select], -1)
 
-        return search_far(far, self.words, columns) * where
+        return search_far(far, outer, self.words, columns) * where
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
