@@ -53,9 +53,9 @@ class Config:
     classes: int = 24
     # quantisers: banks of codebooks of one dimension, each with its residual stages (words, initial scale)
     level1: tuple[Bank, ...] = (
-        Bank(groups=8, dim=1, stages=((256, 1.0),)),
-        Bank(groups=12, dim=2, stages=((64, 16.0), (256, 1.0))),
-        Bank(groups=16, dim=4, stages=((64, 14.0), (64, 3.6), (256, 1.0))),
+        Bank(groups=8, dim=1, stages=((1536, 1.0),)),
+        Bank(groups=12, dim=2, stages=((256, 16.0), (256, 1.0))),
+        Bank(groups=16, dim=4, stages=((256, 14.0), (64, 3.6), (256, 1.0))),
         Bank(groups=40, dim=4, stages=((256, 4.0), (256, 1.0))),
         Bank(groups=16, dim=8, stages=((241, 2.0), (256, 1.0))),
     )

@@ -83,7 +83,7 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
                 tensor = regroup(name, tensor, layout.level1, config.level1)
             if name.startswith(("model.quantiser1.", "tables_1.")):
                 mine, other = (c.level1[int(name.split(".banks.")[1].split(".")[0])] for c in (layout, config))
-                if (mine.dim, mine.stages) != (other.dim, other.stages):
+                if (mine.dim, [s for _, s in mine.stages]) != (other.dim, [s for _, s in other.stages]):
                     partial.append(name)
                     continue
             both = tuple(slice(min(a, b)) for a, b in zip(target.shape, tensor.shape, strict=True))
