@@ -135,7 +135,7 @@ def test_impossible_codes_are_refused(cut: Image.Image) -> None:
         decode_codes({**codes, 3: codes[3][:5]}, quality=4)
     with pytest.raises(ValueError, match=r"codes of level 1 must be integers .* got torch.float32"):
         decode_codes({**codes, 1: codes[1] + 0.5}, quality=4)
-    for code in (-1, 256):
+    for code in (-1, 1536):
         wrong = codes[1].clone()
         wrong[0, 0, 0, 0] = code
         with pytest.raises(ValueError, match="codes of level 1 must be from 0"):
