@@ -128,8 +128,9 @@ def load(path: str | os.PathLike[str]) -> Weights:
     config_text, arrays, model_id = read(path)
     try:
         return build(config_text, arrays, model_id)
-    except (KeyError, ValueError) as error:
-        raise BadFileError(f"weights file {path} does not fit this version ({error}); upgrade pillow_mcquic") from error
+    except (KeyError, RuntimeError, ValueError) as error:  # torch's own for networks of other names or shapes
+        reason = " ".join(str(error).split())  # torch's has several lines
+        raise BadFileError(f"weights file {path} is not of this version ({reason}); upgrade pillow_mcquic") from error
 
 
 def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes) -> Weights:

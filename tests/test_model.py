@@ -336,6 +336,17 @@ def test_damaged_weights_are_refused(tmp_path, loaded: weights.Weights) -> None:
         weights.load(path)
 
 
+@pytest.mark.parametrize("strange", ["a network missing", "tables of another packing"])
+def test_weights_of_another_version_say_so(strange: str, tmp_path, loaded: weights.Weights) -> None:
+    config_text, arrays, _ = weights.read(weights.find(loaded.id))
+    if strange == "a network missing":
+        del arrays["net.synthesis_head.weight"]
+    else:
+        arrays["tables.3.0.0"] = np.ones_like(arrays["tables.3.0.0"])
+    with pytest.raises(OSError, match=r"is not of this version.*upgrade"):
+        weights.load(weights.save(tmp_path, config_text, arrays, "{}"))
+
+
 def test_unknown_model_is_named_with_advice() -> None:
     with pytest.raises(OSError, match=r"model 01020304, which is not here .*PILLOW_MCQUIC_WEIGHTS"):
         weights.find(b"\1\2\3\4")

@@ -304,5 +304,8 @@ def export_context_network(network: ContextNetwork) -> dict[str, Tensor]:
 
 
 def export_embedding(words: Tensor) -> Tensor:
-    """Integer embeddings of the codewords of one stage (groups, K, dim), as the class networks see them."""
+    """Integer embeddings of the codewords of one stage (groups, K, dim), as the class networks see them.
+
+    A component beyond 512 steps counts as 512.
+    """
     return torch.round(words.detach().double() * EMBEDDING_SCALE).clamp(-32767, 32767).to(torch.int16)

@@ -26,7 +26,7 @@ class Settings:
     lambda_low: float = 0.001
     lambda_high: float = 0.032
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
-    # share of MS-SSIM in the distortion: 0 is 255^2 * MSE alone, 1 is 2440 * (1 - MS-SSIM) alone
+    # share of MS-SSIM in the distortion at quality 1: 0 is 255^2 * MSE alone, 1 is 2440 * (1 - MS-SSIM) alone
     msssim: float = 0.0
     msssim_growth: float = 0.0  # added to that share per quality above 1
     commitment: float = 0.5
