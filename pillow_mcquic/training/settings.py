@@ -39,6 +39,7 @@ class Settings:
     warmup: int = 100
     hold: float = 0.3  # share of the steps at the full rate; then cosine down to `floor`
     floor: float = 0.01
+    average: float = 0.999  # decay per step of the running mean of the weights
     clip: float = 1.0
     model: Config = dataclasses.field(default_factory=Config)
 
@@ -66,6 +67,10 @@ class Settings:
             fall = min(1.0, (progress - self.hold) / (1 - self.hold))
             factor *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * fall))
         return factor
+
+    def average_share(self, step: int) -> float:
+        """How far the running mean of the weights goes towards those of a step: further while a run is young."""
+        return max(1 - self.average, 9 / (step + 10))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -22,6 +23,7 @@ from torch import Tensor
 from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
+from .similarity import ms_ssim
 
 MSSSIM_SCALE = 2440.0  # makes both distortions weigh about the same at the same rate
 
@@ -46,10 +48,7 @@ def distortions(decoded: Tensor, x: Tensor, share: Tensor) -> Tensor:
     mse = (decoded - x).square().flatten(1).mean(1) * 255**2
     if not share.any():
         return mse
-    from pytorch_msssim import ms_ssim
-
-    similarity: Tensor = ms_ssim(decoded.float(), x, data_range=1.0, size_average=False)
-    return (1 - share) * mse + share * MSSSIM_SCALE * (1 - similarity)
+    return (1 - share) * mse + share * MSSSIM_SCALE * (1 - ms_ssim(decoded.float(), x))
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -92,6 +91,14 @@ def set_rates(opts: list[torch.optim.Optimizer], settings: Settings, step: int) 
             group["lr"] = base * group["scale"] * settings.rate_factor(step)
 
 
+@torch.no_grad()
+def follow(average: Objective, objective: Objective, share: float) -> None:
+    """Move `average`, a running mean of the weights, by `share` of the way to today's."""
+    torch._foreach_lerp_(list(average.parameters()), list(objective.parameters()), share)
+    for mean, today in zip(average.buffers(), objective.buffers(), strict=True):
+        mean.copy_(today)
+
+
 def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -105,7 +112,7 @@ def validate(
     qualities: Sequence[int] = (1, 3, 5, 8),
 ) -> dict[str, float]:
     """Estimated rate (bpp), PSNR and MS-SSIM (dB) and R-D loss over whole photos and the given qualities, means."""
-    from pytorch_msssim import ms_ssim
+    import pytorch_msssim
 
     objective.eval()
     rates, psnrs, msssims, losses = [], [], [], []
@@ -123,7 +130,7 @@ def validate(
             rate = float(bits.sum()) / (H * W)
             rates.append(rate)
             psnrs.append(-10 * math.log10(max(mse, 1e-9)))
-            msssims.append(-10 * math.log10(max(1 - float(ms_ssim(levels, x, data_range=1.0)), 1e-9)))
+            msssims.append(-10 * math.log10(max(1 - float(pytorch_msssim.ms_ssim(levels, x, data_range=1.0)), 1e-9)))
             losses.append(rate + weight * float(distortions(levels, x, share)))
     objective.train()
     figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
@@ -182,10 +189,13 @@ def train(
     opts = optimisers(objective, settings)
     step = 0
     if resume is not None:
-        objective.load_state_dict(resume["objective"])
+        objective.load_state_dict(resume["live"])
         for optimiser, state in zip(opts, resume["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         step = resume["step"]
+    average = copy.deepcopy(objective)  # what is validated and exported
+    if resume is not None:
+        average.load_state_dict(resume["objective"])
     module: nn.Module = nn.parallel.DistributedDataParallel(objective) if world > 1 else objective
     count = sum(p.numel() for p in objective.model.parameters())
     say(f"# {len(photos)} photos, {pixels / 1e6:.0f} MP; {count / 1e6:.2f} M parameters; from step {step}")
@@ -193,7 +203,8 @@ def train(
 
     def snapshot() -> dict[str, Any]:
         return {
-            "objective": objective.state_dict(),
+            "objective": average.state_dict(),
+            "live": objective.state_dict(),
             "optimisers": [o.state_dict() for o in opts],
             "step": step,
             "settings": json.dumps(settings.to_dict()),
@@ -226,6 +237,7 @@ def train(
                         dist.all_reduce(running)
                         running /= world
             objective.allocate(area, settings.allocation * settings.rate_factor(step))
+            follow(average, objective, settings.average_share(step))
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
@@ -242,7 +254,7 @@ def train(
             )
             sums[:], seen, mark = 0, 0, now
         if val and step % validate_every == 0 and rank == 0:
-            figures = validate(objective, settings, val, where)
+            figures = validate(average, settings, val, where)
             say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
             mark = time.monotonic()
         if rank == 0 and (now - saved > checkpoint_minutes * 60):
@@ -251,7 +263,7 @@ def train(
     if rank == 0:
         save(checkpoint, snapshot())
         if val:
-            figures = validate(objective, settings, val, where)
+            figures = validate(average, settings, val, where)
             say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
     if world > 1:
         dist.destroy_process_group()
