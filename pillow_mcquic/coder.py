@@ -3,13 +3,14 @@
 A level's symbols are coded group by group, stage by stage; inside a stage all symbols that share a table are
 coded in one call, tables in ascending (context, class) order, positions in raster order.  Context 0 holds
 the positions where all coarser words of the group were zero, context 1 the others, so a decoder knows every
-table before it needs it.  The range coder is `constriction`'s (32-bit words, 64-bit state, 24-bit
+table before it needs it.  Most tables expect next to nothing but word 0; there one flag tells for a whole run of
+positions that nothing else came.  The range coder is `constriction`'s (32-bit words, 64-bit state, 24-bit
 probabilities), behind this module because it is built for few platforms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,8 @@ TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS  # counts of one table sum to this, as the range coder wants it
 LEAST = 16  # of the counts: what flat squares cost, hence how large a picture a short file may claim, has a bound
 MANTISSA_BITS = 12  # of a packed count
+QUIET = 1 << 14  # a table that leaves no more of its counts than this to words other than 0 is coded in runs,
+RUN = 1 << 22  # as long as these parts of the counts, one for each position, sum to no more than this
 
 
 class DamagedStreamError(ValueError):
@@ -87,22 +90,42 @@ class LevelTables:
         key = (group, stage, context, index)
         found = self._models.get(key)
         if found is None:
-            counts = self.groups[group][stage][context, index].astype(np.float32)
-            # the coder adds one to each of these and has 2^24 in all: P = counts / 2^24, exactly
-            exact = np.ascontiguousarray(counts - np.float32(1))
-            found = _constriction().model.Categorical(exact, perfect=False)
-            self._models[key] = found
+            found = self._models[key] = _model(self.groups[group][stage][context, index])
         return found
 
+    def runs(self, group: int, stage: int, context: int, index: int, part: slice) -> Iterator[tuple[slice, Any]]:
+        """Cut the positions of a table into runs: each with the model of its flag, or None where there is no flag."""
+        others = TOTAL - int(self.groups[group][stage][context, index, 0])
+        if others > QUIET:
+            yield part, None
+            return
+        longest = RUN // others
+        for start in range(part.start, part.stop, longest):
+            stop = min(start + longest, part.stop)
+            yield slice(start, stop), _flag((stop - start) * others)
 
-def _segments(
-    classes: NDArray[np.uint8], busy: NDArray[np.bool_] | None, count: int
-) -> tuple[NDArray[np.intp], list[tuple[int, int, slice]]]:
-    """Positions in coding order, and (context, class, part of that order) of every table in use.
 
-    classes (N,); busy (N,): where context 1 applies, None for context 0 everywhere; count: of classes, at most 128.
+def _model(counts: NDArray[np.int32]) -> Any:
+    # the coder adds one to each of these and has 2^24 in all: P = counts / 2^24, exactly
+    exact = counts.astype(np.float32) - np.float32(1)
+    return _constriction().model.Categorical(np.ascontiguousarray(exact), perfect=False)
+
+
+@lru_cache(maxsize=4096)
+def _flag(chance: int) -> Any:
+    """The model of 0, nothing but word 0, or 1, something else, with `chance` of 2^24."""
+    return _model(np.array([TOTAL - chance, chance], np.int32))
+
+
+Segments = list[tuple[int, int, slice]]  # context, class and part of the coding order of every table in use
+
+
+def _segments(classes: NDArray[np.uint8], busy: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], Segments]:
+    """Positions in coding order, and the segments of that order.
+
+    classes (N,); busy (N,): where context 1 applies; count: of classes, at most 128.
     """
-    key = classes if busy is None else classes + np.uint8(count) * busy
+    key = classes + np.uint8(count) * busy
     order = np.argsort(key, kind="stable")
     ends = np.cumsum(np.bincount(key))
     starts = np.append(0, ends[:-1])
@@ -110,19 +133,36 @@ def _segments(
     return order, [(int(k) // count, int(k) % count, slice(int(starts[k]), int(ends[k]))) for k in used]
 
 
+def _stages(
+    classes: NDArray[np.uint8], stages: Sequence[NDArray[np.int32]], codes: NDArray[np.int16]
+) -> Iterator[tuple[int, NDArray[np.intp], Segments]]:
+    """Each stage of a group with its coding order; codes (stages, N) of a stage are looked at after its turn."""
+    busy = np.zeros(len(classes), np.bool_)
+    order, segments = _segments(classes, busy, stages[0].shape[1])
+    for s, table in enumerate(stages):
+        yield s, order, segments
+        loud = codes[s] != 0
+        if loud.any() and s < len(stages) - 1:
+            busy |= loud
+            order, segments = _segments(classes, busy, table.shape[1])
+
+
 def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> bytes:
     """Codes (symbols, N) under classes (groups, N) -> the bytes of one code stream."""
     coder = _constriction().queue.RangeEncoder()
     row = 0
     for g, stages in enumerate(tables.groups):
-        busy: NDArray[np.bool_] | None = None
-        for s, table in enumerate(stages):
-            order, segments = _segments(classes[g], busy, table.shape[1])
-            symbols = codes[row, order].astype(np.int32)
+        for s, order, segments in _stages(classes[g], stages, codes[row : row + len(stages)]):
+            symbols = codes[row + s, order].astype(np.int32)
             for context, index, part in segments:
-                coder.encode(symbols[part], tables.model(g, s, context, index))
-            busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
-            row += 1
+                for run, flag in tables.runs(g, s, context, index, part):
+                    if flag is not None:
+                        loud = bool(symbols[run].any())
+                        coder.encode(int(loud), flag)
+                        if not loud:
+                            continue
+                    coder.encode(symbols[run], tables.model(g, s, context, index))
+        row += len(stages)
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
 
@@ -140,25 +180,28 @@ class Decoder:
 
     def read(self, classes: NDArray[np.uint8]) -> NDArray[np.int16]:
         """The codes (symbols, N) of the next groups under their classes (groups, N); DamagedStreamError."""
-        last = self._group + len(classes)
-        codes = np.empty((sum(map(len, self.tables.groups[self._group : last])), classes.shape[1]), np.int16)
+        groups = self.tables.groups[self._group : self._group + len(classes)]
+        codes = np.zeros((sum(map(len, groups)), classes.shape[1]), np.int16)
         row = 0
-        for mine in classes:
-            busy: NDArray[np.bool_] | None = None
-            for s, table in enumerate(self.tables.groups[self._group]):
-                order, segments = _segments(mine, busy, table.shape[1])
-                symbols = np.empty(len(order), np.int16)
+        for mine, stages in zip(classes, groups, strict=True):
+            for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
                 for context, index, part in segments:
-                    model = self.tables.model(self._group, s, context, index)
                     try:
-                        symbols[part] = self._coder.decode(model, part.stop - part.start)
+                        self._read_table(s, context, index, part, order, codes[row + s])
                     except (AssertionError, KeyError, ValueError) as error:
                         raise DamagedStreamError(f"the code stream is damaged ({error})") from error
-                codes[row, order] = symbols
-                busy = codes[row] != 0 if busy is None else busy | (codes[row] != 0)
-                row += 1
+            row += len(stages)
             self._group += 1
         return codes
+
+    def _read_table(
+        self, stage: int, context: int, index: int, part: slice, order: NDArray[np.intp], codes: NDArray[np.int16]
+    ) -> None:
+        """Read the codes of one table into their places; they are 0 before."""
+        for run, flag in self.tables.runs(self._group, stage, context, index, part):
+            if flag is None or self._coder.decode(flag):
+                model = self.tables.model(self._group, stage, context, index)
+                codes[order[run]] = self._coder.decode(model, run.stop - run.start)
 
     def finish(self) -> None:
         """Raise DamagedStreamError unless the stream ends here."""

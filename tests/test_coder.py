@@ -52,6 +52,46 @@ SHAPES = ((1, 7), (1, 5), (2, 256))
 GOLDEN = "2dd4294f0196caf1778305fc0f8d0c484072c29d"
 
 
+def quiet_tables() -> coder.LevelTables:
+    """One group of two stages; tables of class 0 are almost sure of word 0, of class 1 nearly so, of class 2 not."""
+    others = np.array([1e-6, 8e-4, 0.5])[:, None]
+    sure = [np.concatenate([1 - others, np.repeat(others / (k - 1), k - 1, 1)], 1) for k in (5, 256)]
+    return coder.LevelTables([[coder.normalise_counts(sure[0][None]), coder.normalise_counts(np.stack([sure[1]] * 2))]])
+
+
+def quiet_sample(count: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Word 0 but for every 700th position."""
+    position = np.arange(count)
+    codes = np.stack([position % 700 == 699, (position % 700 == 350) * 255]).astype(np.int16)
+    return codes, (position % 8 // 3).astype(np.uint8)[None]
+
+
+def test_runs_of_word_0_are_these_words() -> None:
+    codes, classes = quiet_sample(1100)
+    assert coder.encode(codes, classes, quiet_tables()).hex() == GOLDEN_RUNS
+
+
+GOLDEN_RUNS = (
+    "5a3e5df3ec96ea4a00000000000000000000000000000000000000000000000000000000a6ae1c95f0cc6af600000000"
+    "03290200689d90ef0000000000000000000000000000000000000000"
+)
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 5000])
+def test_runs_of_word_0_come_back(count: int) -> None:
+    codes, classes = quiet_sample(count)
+    data = coder.encode(codes, classes, quiet_tables())
+    assert np.array_equal(decode(data, classes, quiet_tables()), codes)
+
+
+@pytest.mark.parametrize("count", [1, 100, 1024, 50000])
+def test_silence_costs_what_its_tables_say(count: int) -> None:
+    """A short file cannot claim a large picture: a run is never cheaper than its positions one by one."""
+    classes, codes = np.zeros((1, count), np.uint8), np.zeros((2, count), np.int16)
+    ideal = sum(count * (24 - np.log2(float(table[0, 0, 0]))) for table in quiet_tables().groups[0]) / 8
+    assert ideal <= len(coder.encode(codes, classes, quiet_tables())) <= ideal * 1.2 + 8
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_what_is_encoded_is_decoded(seed: int, count: int) -> None:
     codes, classes = sample(seed, count)
