@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import pillow_mcquic
+from pillow_mcquic import weights
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -109,3 +111,15 @@ def test_example_learns_on_codes_and_on_pixels(photo: Image.Image, tmp_path: Pat
         found = re.search(rf"on {kind}: ([0-9.]+)%", text)
         assert found
         assert float(found[1]) > 60
+
+
+def test_format_lists_the_banks_of_the_bundled_weights() -> None:
+    config = json.loads(weights.read(weights.find(weights.default_id()))[0])
+    banks = [
+        (level, i, bank["groups"], bank["dim"], ", ".join(str(words) for words, _ in bank["stages"]))
+        for level in (1, 2, 3)
+        for i, bank in enumerate(config[f"level{level}"])
+    ]
+    text = (ROOT / "docs" / "format.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d) \| (\d) \| (\d+) \| (\d) \| ([\d, ]+) \|$", text, re.MULTILINE)
+    assert [(*map(int, row[:4]), row[4]) for row in rows] == banks

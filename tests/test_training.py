@@ -20,6 +20,7 @@ from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export
 from pillow_mcquic.training.objective import ERROR_COST
 from pillow_mcquic.training.settings import Settings
+from pillow_mcquic.training.similarity import ms_ssim
 from pillow_mcquic.training.train import distortions, train, untrained
 
 SETTINGS = """
@@ -90,6 +91,18 @@ def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
     assert distortions(darker, x, msssim) < 0.2 * distortions(noisy, x, msssim)
     mean = (distortions(noisy, x, mse) + distortions(noisy, x, msssim)) / 2
     assert torch.allclose(distortions(noisy, x, half), mean)
+
+
+def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
+    import pytorch_msssim
+
+    x = torch.from_numpy(np.array(photo.crop((400, 100, 656, 305)))).permute(2, 0, 1)[None].float() / 255
+    blurred = torch.nn.functional.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False).requires_grad_()
+    figure, full = ms_ssim(blurred, x), pytorch_msssim.ms_ssim(blurred, x, data_range=1.0)
+    assert figure.item() == pytest.approx(full.item(), abs=5e-4)
+    ours, theirs = (torch.autograd.grad(figure, blurred)[0] for figure in (figure.sum(), full))
+    assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.995
+    assert ms_ssim(x, x).item() == pytest.approx(1)
 
 
 def test_share_of_msssim_may_fall_with_quality() -> None:
@@ -182,6 +195,13 @@ def test_a_run_measures_what_errors_cost(checkpoint: Path) -> None:
     assert state["model.log_gain_1"][:, 0].diff().count_nonzero() == 7
 
 
+def test_what_is_exported_is_the_running_mean(checkpoint: Path, settings: Settings) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    mean, live = (state[which]["model.synthesis_head.weight"] for which in ("objective", "live"))
+    assert 0 < (mean - live).abs().max() < 0.1 * live.abs().max()
+    assert [settings.average_share(step) for step in (0, 8, 90, 10**6)] == pytest.approx([0.9, 0.5, 0.09, 0.001])
+
+
 def test_stopped_and_resumed_run_equals_an_unbroken_one(
     settings: Settings, photos: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -210,8 +230,9 @@ def test_stopped_and_resumed_run_equals_an_unbroken_one(
     train(settings, str(photos), path)
     unbroken, resumed = (torch.load(p, weights_only=True) for p in (checkpoint, path))
     assert resumed["step"] == unbroken["step"] == settings.steps
-    for name, tensor in unbroken["objective"].items():
-        assert torch.allclose(tensor, resumed["objective"][name], atol=1e-5), name
+    for which in ("objective", "live"):
+        for name, tensor in unbroken[which].items():
+            assert torch.allclose(tensor, resumed[which][name], atol=1e-5), name
     assert torch.get_num_threads() == threads
     assert dataclasses.replace(settings, steps=7) != settings
 
