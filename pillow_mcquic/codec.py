@@ -201,38 +201,33 @@ class Engine:
 
     def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
         """y1 (B, channels, h, w), overwritten -> codes and classes of levels 1, 2, 3."""
-        model, prior, q = self.model, self.weights.prior, self._quality(quality)
+        model, q = self.model, self._quality(quality)
         B, _, h, w = y1.shape
         hyper = self._floats(B, model.config.hyper_width, -(-h // 2), -(-w // 2))
         tiled(lambda y1: model.hyper_features(y1, q), [(y1, 2)], hyper, 1, 1, self.tile_positions // 4)
         y2, y3 = model.hyper_analyse(hyper, q)
-        size3, size2 = (y3.shape[2], y3.shape[3]), (y2.shape[2], y2.shape[3])
-        # (the prior's float64 is beyond autocast)
-        classes3 = prior.classes_3(quality, size3).to(self.device).expand(B, -1, -1, -1)
-        codes3 = self._assign(3, 0, y3 * model.gain(3, q), classes3)
-        z3 = model.quantiser3.sum_words(codes3, classes3) / model.gain(3, q)
-        features, mean = model.predict_2(z3, q, size2)
-        classes2 = self.torch.stack([prior.classes_2(codes, quality, size2) for codes in codes3])
-        codes2 = self._assign(2, 0, (y2 - mean) * model.gain(2, q), classes2)
-        z2 = model.quantiser2.sum_words(codes2, classes2) / model.gain(2, q) + mean
-        features = model.predict_1(z2, features, q, (h, w))
+        sizes = [(y.shape[2], y.shape[3]) for y in (y1, y2, y3)]
+        scaled: Sequence[Tensor] = [y3 * model.gain(3, q)]  # residuals of a level's banks, in steps
+        features = mean = y3
+
+        def code(level: int, bank: int, classes: Tensor) -> Tensor:
+            nonlocal scaled, features, mean
+            codes = self._assign(level, bank, scaled[bank], classes)
+            if level == 3:
+                features, mean = self._predict_2(codes, classes, q, sizes[1])
+                scaled = [(y2 - mean) * model.gain(2, q)]
+            elif level == 2:
+                features = self._predict_1(codes, classes, features, mean, q, sizes[0])
+                tiled(scale, [(y1, 1), (features, 1)], y1, 1, 1, self.tile_positions)
+                scaled = self.torch.split(y1, model.quantiser1.channel_split, 1)
+            return codes
 
         def scale(latent: Tensor, features: Tensor) -> Tensor:
             scaled = latent * model.gain(1, q)
             scaled[:, : model.deep] -= model.mean_1(features) * model.gain(1, q)[:, : model.deep]
             return scaled
 
-        tiled(scale, [(y1, 1), (features, 1)], y1, 1, 1, self.tile_positions)
-        parts = self.torch.split(y1, model.quantiser1.channel_split, 1)
-        codes1, classes1 = self._level_1(
-            lambda bank, classes: self._assign(1, bank, parts[bank], classes),
-            codes3,
-            codes2,
-            quality,
-            (h, w),
-            len(parts),
-        )
-        return [codes1, codes2, codes3], [classes1, classes2, classes3]
+        return self._parse(code, quality, sizes, B, len(model.config.level1))
 
     def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor) -> Tensor:
         """Scaled residuals of a bank (B, channels, h, w) -> its codes, some rows at a time."""
@@ -369,12 +364,23 @@ class Engine:
 
     def features(self, codes: list[Tensor], classes: list[Tensor], quality: Tensor) -> Tensor:
         """What codes and classes of levels 2 and 3 say about level 1: features (B, hyper, h, w) on its grid."""
-        model = self.model
-        z3 = model.quantiser3.sum_words(codes[2], classes[2]) / model.gain(3, quality)
-        features, mean = model.predict_2(z3, quality, (codes[1].shape[2], codes[1].shape[3]))
-        z2 = model.quantiser2.sum_words(codes[1], classes[1]) / model.gain(2, quality) + mean
-        features_1: Tensor = model.predict_1(z2, features, quality, (codes[0].shape[2], codes[0].shape[3]))
-        return features_1
+        size1, size2 = ((mine.shape[2], mine.shape[3]) for mine in codes[:2])
+        features, mean = self._predict_2(codes[2], classes[2], quality, size2)
+        return self._predict_1(codes[1], classes[1], features, mean, quality, size1)
+
+    def _predict_2(
+        self, codes: Tensor, classes: Tensor, quality: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Level 3 -> features and mean of level 2, on its grid."""
+        z3 = self.model.quantiser3.sum_words(codes, classes) / self.model.gain(3, quality)
+        return self.model.predict_2(z3, quality, size)
+
+    def _predict_1(
+        self, codes: Tensor, classes: Tensor, features: Tensor, mean: Tensor, quality: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Level 2 with what `_predict_2` gave -> features of level 1, on its grid."""
+        z2 = self.model.quantiser2.sum_words(codes, classes) / self.model.gain(2, quality) + mean
+        return self.model.predict_1(z2, features, quality, size)
 
     def latent(self, codes: Tensor, classes: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Codes and classes of (the first banks of) level 1 in a window -> quantised y1 (B, channels, h, w)."""
