@@ -25,6 +25,9 @@ QUIET = 1 << 14  # a table that leaves no more of its counts than this to words 
 RUN = 1 << 22  # as long as these parts of the counts, one for each position, sum to no more than this
 
 
+Segments = list[tuple[int, int]]  # of a coding order: context * classes + class of a table, and where its positions end
+
+
 class DamagedStreamError(ValueError):
     """The bytes are not a code stream made with these tables."""
 
@@ -83,26 +86,29 @@ class LevelTables:
     def __init__(self, groups: Sequence[Sequence[NDArray[np.int32]]]) -> None:
         self.groups = groups
         self.symbols = sum(len(stages) for stages in groups)
-        self._models: dict[tuple[int, int, int, int], Any] = {}
+        self._prepared: dict[tuple[int, int, int], tuple[Any, int, int]] = {}
 
-    def model(self, group: int, stage: int, context: int, index: int) -> Any:
-        """The range coder's model of one table."""
-        key = (group, stage, context, index)
-        found = self._models.get(key)
-        if found is None:
-            found = self._models[key] = _model(self.groups[group][stage][context, index])
-        return found
+    def parts(self, group: int, stage: int, segments: Segments) -> Iterator[tuple[slice, Any, Any]]:
+        """What is coded at once: part of the coding order, the model of its flag or None, the model of its symbols."""
+        start = 0
+        for key, end in segments:
+            model, others, longest = self._prepared.get((group, stage, key)) or self._prepare(group, stage, key)
+            if not longest:
+                yield slice(start, end), None, model
+                start = end
+            while start < end:
+                stop = min(start + longest, end)
+                yield slice(start, stop), _flag((stop - start) * others), model
+                start = stop
 
-    def runs(self, group: int, stage: int, context: int, index: int, part: slice) -> Iterator[tuple[slice, Any]]:
-        """Cut the positions of a table into runs: each with the model of its flag, or None where there is no flag."""
-        others = TOTAL - int(self.groups[group][stage][context, index, 0])
-        if others > QUIET:
-            yield part, None
-            return
-        longest = RUN // others
-        for start in range(part.start, part.stop, longest):
-            stop = min(start + longest, part.stop)
-            yield slice(start, stop), _flag((stop - start) * others)
+    def _prepare(self, group: int, stage: int, key: int) -> tuple[Any, int, int]:
+        """Model of a table, its counts for words other than 0, and how long its runs are (0: no runs)."""
+        table = self.groups[group][stage]
+        counts = table.reshape(-1, table.shape[2])[key]
+        others = TOTAL - int(counts[0])
+        prepared = _model(counts), others, RUN // others if others <= QUIET else 0
+        self._prepared[group, stage, key] = prepared
+        return prepared
 
 
 def _model(counts: NDArray[np.int32]) -> Any:
@@ -117,20 +123,15 @@ def _flag(chance: int) -> Any:
     return _model(np.array([TOTAL - chance, chance], np.int32))
 
 
-Segments = list[tuple[int, int, slice]]  # context, class and part of the coding order of every table in use
-
-
 def _segments(classes: NDArray[np.uint8], busy: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], Segments]:
     """Positions in coding order, and the segments of that order.
 
     classes (N,); busy (N,): where context 1 applies; count: of classes, at most 128.
     """
     key = classes + np.uint8(count) * busy
-    order = np.argsort(key, kind="stable")
-    ends = np.cumsum(np.bincount(key))
-    starts = np.append(0, ends[:-1])
-    used = np.flatnonzero(ends > starts)
-    return order, [(int(k) // count, int(k) % count, slice(int(starts[k]), int(ends[k]))) for k in used]
+    sizes = np.bincount(key)
+    used = sizes.nonzero()[0]
+    return key.argsort(kind="stable"), list(zip(used.tolist(), sizes[used].cumsum().tolist(), strict=True))
 
 
 def _stages(
@@ -141,9 +142,8 @@ def _stages(
     order, segments = _segments(classes, busy, stages[0].shape[1])
     for s, table in enumerate(stages):
         yield s, order, segments
-        loud = codes[s] != 0
-        if loud.any() and s < len(stages) - 1:
-            busy |= loud
+        if s < len(stages) - 1 and codes[s].any():
+            busy |= codes[s] != 0
             order, segments = _segments(classes, busy, table.shape[1])
 
 
@@ -154,14 +154,12 @@ def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTa
     for g, stages in enumerate(tables.groups):
         for s, order, segments in _stages(classes[g], stages, codes[row : row + len(stages)]):
             symbols = codes[row + s, order].astype(np.int32)
-            for context, index, part in segments:
-                for run, flag in tables.runs(g, s, context, index, part):
-                    if flag is not None:
-                        loud = bool(symbols[run].any())
-                        coder.encode(int(loud), flag)
-                        if not loud:
-                            continue
-                    coder.encode(symbols[run], tables.model(g, s, context, index))
+            for part, flag, model in tables.parts(g, s, segments):
+                loud = flag is None or bool(symbols[part].any())
+                if flag is not None:
+                    coder.encode(int(loud), flag)
+                if loud:
+                    coder.encode(symbols[part], model)
         row += len(stages)
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
@@ -185,23 +183,20 @@ class Decoder:
         row = 0
         for mine, stages in zip(classes, groups, strict=True):
             for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
-                for context, index, part in segments:
-                    try:
-                        self._read_table(s, context, index, part, order, codes[row + s])
-                    except (AssertionError, KeyError, ValueError) as error:
-                        raise DamagedStreamError(f"the code stream is damaged ({error})") from error
+                self._read_stage(s, segments, order, codes[row + s])
             row += len(stages)
             self._group += 1
         return codes
 
-    def _read_table(
-        self, stage: int, context: int, index: int, part: slice, order: NDArray[np.intp], codes: NDArray[np.int16]
-    ) -> None:
-        """Read the codes of one table into their places; they are 0 before."""
-        for run, flag in self.tables.runs(self._group, stage, context, index, part):
-            if flag is None or self._coder.decode(flag):
-                model = self.tables.model(self._group, stage, context, index)
-                codes[order[run]] = self._coder.decode(model, run.stop - run.start)
+    def _read_stage(self, stage: int, segments: Segments, order: NDArray[np.intp], codes: NDArray[np.int16]) -> None:
+        """Read the codes (N,) of a stage into their places; they are 0 before."""
+        read = self._coder.decode
+        try:
+            for part, flag, model in self.tables.parts(self._group, stage, segments):
+                if flag is None or read(flag):
+                    codes[order[part]] = read(model, part.stop - part.start)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise DamagedStreamError(f"the code stream is damaged ({error})") from error
 
     def finish(self) -> None:
         """Raise DamagedStreamError unless the stream ends here."""
