@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 512  # positions searched at once: the distances stay in the cache
+LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
 
 
@@ -71,11 +72,13 @@ def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
     """
     groups, count, size = vectors.shape
-    # whole chunks only: for every new shape the matrix library would compile, and keep, another kernel
-    columns = vectors.new_zeros(groups, size, -(-count // CHUNK) * CHUNK)
+    # few sizes only: for every new shape the matrix library would compile, and keep, another kernel
+    rest = count % CHUNK
+    sizes = [CHUNK] * (count // CHUNK) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
+    columns = vectors.new_zeros(groups, size, sum(sizes))
     columns[:, :, :count] = vectors.transpose(1, 2)
     with torch.autocast(vectors.device.type, enabled=False):
-        indices = [torch.bmm(words, part).max(1).indices for part in torch.split(columns, CHUNK, 2)]
+        indices = [torch.bmm(words, part).max(1).indices for part in torch.split(columns, sizes, 2)]
     return torch.cat(indices, 1)[:, :count]
 
 
