@@ -207,8 +207,8 @@ class Engine:
         tiled(lambda y1: model.hyper_features(y1, q), [(y1, 2)], hyper, 1, 1, self.tile_positions // 4)
         y2, y3 = model.hyper_analyse(hyper, q)
         sizes = [(y.shape[2], y.shape[3]) for y in (y1, y2, y3)]
-        scaled: Sequence[Tensor] = [y3 * model.gain(3, q)]  # residuals of a level's banks, in steps
-        features = mean = y3
+        scaled: Sequence[Tensor] = [y3 * model.gain(3, q)]  # residuals of the banks of the level in turn, in steps
+        features = mean = y3  # what levels 3 and 2 predict, once they are coded
 
         def code(level: int, bank: int, classes: Tensor) -> Tensor:
             nonlocal scaled, features, mean
@@ -223,9 +223,9 @@ class Engine:
             return codes
 
         def scale(latent: Tensor, features: Tensor) -> Tensor:
-            scaled = latent * model.gain(1, q)
-            scaled[:, : model.deep] -= model.mean_1(features) * model.gain(1, q)[:, : model.deep]
-            return scaled
+            residual = latent * model.gain(1, q)
+            residual[:, : model.deep] -= model.mean_1(features) * model.gain(1, q)[:, : model.deep]
+            return residual
 
         return self._parse(code, quality, sizes, B, len(model.config.level1))
 

@@ -1,7 +1,7 @@
 """Entropy coding: symbols and table indices <-> bytes, integers only (no torch).
 
-A level's symbols are coded group by group, stage by stage; inside a stage all symbols that share a table are
-coded in one call, tables in ascending (context, class) order, positions in raster order.  Context 0 holds
+A level's symbols are coded group by group, stage by stage; inside a stage the symbols that share a table are
+coded together, tables in ascending (context, class) order, positions in raster order.  Context 0 holds
 the positions where all coarser words of the group were zero, context 1 the others, so a decoder knows every
 table before it needs it.  Most tables expect next to nothing but word 0; there one flag tells for a whole run of
 positions that nothing else came.  The range coder is `constriction`'s (32-bit words, 64-bit state, 24-bit
@@ -21,8 +21,8 @@ TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS  # counts of one table sum to this, as the range coder wants it
 LEAST = 16  # of the counts: what flat squares cost, hence how large a picture a short file may claim, has a bound
 MANTISSA_BITS = 12  # of a packed count
-QUIET = 1 << 14  # a table that leaves no more of its counts than this to words other than 0 is coded in runs,
-RUN = 1 << 22  # as long as these parts of the counts, one for each position, sum to no more than this
+QUIET = 1 << 14  # of the counts: a table that leaves no more than this to words other than 0 is coded in runs
+LOUD = 1 << 22  # of 2^24: runs are as long as the chance of another word in them stays within this
 
 
 Segments = list[tuple[int, int]]  # of a coding order: context * classes + class of a table, and where its positions end
@@ -106,7 +106,7 @@ class LevelTables:
         table = self.groups[group][stage]
         counts = table.reshape(-1, table.shape[2])[key]
         others = TOTAL - int(counts[0])
-        prepared = _model(counts), others, RUN // others if others <= QUIET else 0
+        prepared = _model(counts), others, LOUD // others if others <= QUIET else 0
         self._prepared[group, stage, key] = prepared
         return prepared
 

@@ -17,7 +17,7 @@ from pillow_mcquic.coder import normalise_counts, pack_counts
 from pillow_mcquic.model.network import Config
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
-from pillow_mcquic.training.export import check_least_cost, export
+from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST
 from pillow_mcquic.training.settings import Settings
 from pillow_mcquic.training.similarity import ms_ssim
@@ -136,7 +136,9 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     assert not torch.equal(crops.batch(0, 2)[0], smaller.batch(0, 2)[0])
 
 
-@pytest.mark.parametrize("wrong", [{"msssim": 1.1}, {"msssim": 0.3, "msssim_growth": -0.05}, {"shrink": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"msssim": 1.1}, {"msssim": 0.3, "msssim_growth": -0.05}, {"shrink": 2.0}, {"average": -1.0}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
         Settings(**wrong)  # type: ignore[arg-type]
@@ -187,6 +189,17 @@ def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
     assert steps[5].count_nonzero() == 0
 
 
+def test_a_step_that_is_skipped_leaves_no_trace_in_what_errors_cost(settings: Settings) -> None:
+    tables = untrained(settings).tables_1.banks[0]
+    rank, classes = torch.zeros(5, dtype=torch.int64), torch.full((8, 5), 9.0)
+    gradient = torch.ones(8, 5, 1)
+    tables.observe(gradient, gradient, rank, classes)
+    before = tables.error_cost.clone()
+    gradient[3, 2] = math.nan
+    tables.observe(gradient, gradient, rank, classes)
+    assert torch.equal(tables.error_cost, before)
+
+
 def test_a_run_measures_what_errors_cost(checkpoint: Path) -> None:
     state = torch.load(checkpoint, weights_only=True)["objective"]
     cost, unit = state["tables_1.banks.0.error_cost"]
@@ -199,6 +212,7 @@ def test_what_is_exported_is_the_running_mean(checkpoint: Path, settings: Settin
     state = torch.load(checkpoint, weights_only=True)
     mean, live = (state[which]["model.synthesis_head.weight"] for which in ("objective", "live"))
     assert 0 < (mean - live).abs().max() < 0.1 * live.abs().max()
+    assert torch.equal(load_objective(checkpoint)[0].model.synthesis_head.weight, mean)
     assert [settings.average_share(step) for step in (0, 8, 90, 10**6)] == pytest.approx([0.9, 0.5, 0.09, 0.001])
 
 

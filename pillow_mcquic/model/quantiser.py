@@ -66,7 +66,7 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 
 
 def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
-    """Index of the word of largest inner product: (groups, N, D), (groups, K, D) -> (groups, N) int64.
+    """Index of the word of largest inner product: (groups, N, D), (groups, K, D) -> (groups, N) int64, N at least 1.
 
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).

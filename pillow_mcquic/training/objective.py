@@ -129,6 +129,8 @@ class BankTables(nn.Module):
         """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""
         groups, count = self.logits[0].shape[0], self.logits[0].shape[2]
         cost = torch.stack([(gradient * error).sum(-1), 2 * error.square().sum(-1)]).flatten(1)
+        if not bool(cost.isfinite().all()):
+            return  # the sums would keep it; the step is skipped, too
         at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes.round().long()
         self.error_cost.mul_(ERROR_COST_MEMORY).view(2, -1).index_add_(1, at.flatten(), cost)
 

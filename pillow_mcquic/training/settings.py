@@ -47,6 +47,8 @@ class Settings:
         ends = self.msssim, self.msssim + self.msssim_growth * (QUALITIES - 1)
         if not 0 <= min(ends) <= max(ends) <= 1:
             raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
+        if not 0 <= self.average <= 1:
+            raise ValueError(f"average must be in 0..1, got {self.average}")
         if not 0 <= self.shrink <= 1:
             raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
 

@@ -45,10 +45,15 @@ def distortions(decoded: Tensor, x: Tensor, share: Tensor) -> Tensor:
 
     share: of MS-SSIM (B,); it needs sides of 161 unless all are 0.
     """
-    mse = (decoded - x).square().flatten(1).mean(1) * 255**2
+    mse = (decoded - x).square().flatten(1).mean(1)
     if not share.any():
-        return mse
-    return (1 - share) * mse + share * MSSSIM_SCALE * (1 - ms_ssim(decoded.float(), x))
+        return mse * 255**2
+    return mixed(mse, ms_ssim(decoded.float(), x), share)
+
+
+def mixed(mse: Tensor, similarity: Tensor, share: Tensor) -> Tensor:
+    """Distortion from the MSE (of 0..1) and the MS-SSIM of each picture."""
+    return (1 - share) * mse * 255**2 + share * MSSSIM_SCALE * (1 - similarity)
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -126,12 +131,13 @@ def validate(
             with autocast(device):
                 decoded, bits, _ = objective(padded, quality)
             levels = (decoded[:, :, :H, :W].float().clamp(0, 1) * 255).round() / 255
-            mse = float((levels - x).square().mean())
+            mse = (levels - x).square().mean()
+            similarity = pytorch_msssim.ms_ssim(levels, x, data_range=1.0)
             rate = float(bits.sum()) / (H * W)
             rates.append(rate)
-            psnrs.append(-10 * math.log10(max(mse, 1e-9)))
-            msssims.append(-10 * math.log10(max(1 - float(pytorch_msssim.ms_ssim(levels, x, data_range=1.0)), 1e-9)))
-            losses.append(rate + weight * float(distortions(levels, x, share)))
+            psnrs.append(-10 * math.log10(max(float(mse), 1e-9)))
+            msssims.append(-10 * math.log10(max(1 - float(similarity), 1e-9)))
+            losses.append(rate + weight * float(mixed(mse, similarity, share)))
     objective.train()
     figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
     return {k: float(np.mean(v)) for k, v in figures.items()}
@@ -189,7 +195,7 @@ def train(
     opts = optimisers(objective, settings)
     step = 0
     if resume is not None:
-        objective.load_state_dict(resume["live"])
+        objective.load_state_dict(resume.get("live", resume["objective"]))
         for optimiser, state in zip(opts, resume["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         step = resume["step"]
