@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "63bcdcefe9f47c3f"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "05ed6f87d1195c63"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "47d5a7f8a2ab7de5"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "be44b3aed2ad7928"),
-    "grey.mcq": ((128, 112), "L", 5.0, "d6a65d4816838874"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "38353242d89b0a89"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "1338e05218f1c233"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "de6aa1d0f37c4998"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "3d182316d3293003"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "2021d79ba5ce9258"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "176a5ecff36516d5"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "fb73067c0d1e87bd"),
+    "grey.mcq": ((128, 112), "L", 5.0, "1ba662bb866a4310"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2a96dd3b644b962f"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "4adc0281c9f50c64"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "6368ee40155ed726"),
 }
 
 
