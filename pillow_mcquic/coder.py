@@ -85,7 +85,6 @@ class LevelTables:
 
     def __init__(self, groups: Sequence[Sequence[NDArray[np.int32]]]) -> None:
         self.groups = groups
-        self.symbols = sum(len(stages) for stages in groups)
         self._prepared: dict[tuple[int, int, int], tuple[Any, int, int]] = {}
 
     def parts(self, group: int, stage: int, segments: Segments) -> Iterator[tuple[slice, Any, Any]]:
@@ -138,13 +137,13 @@ def _stages(
     classes: NDArray[np.uint8], stages: Sequence[NDArray[np.int32]], codes: NDArray[np.int16]
 ) -> Iterator[tuple[int, NDArray[np.intp], Segments]]:
     """Each stage of a group with its coding order; codes (stages, N) of a stage are looked at after its turn."""
-    busy = np.zeros(len(classes), np.bool_)
-    order, segments = _segments(classes, busy, stages[0].shape[1])
-    for s, table in enumerate(stages):
+    busy, count = np.zeros(len(classes), np.bool_), stages[0].shape[1]
+    order, segments = _segments(classes, busy, count)
+    for s in range(len(stages)):
         yield s, order, segments
         if s < len(stages) - 1 and codes[s].any():
             busy |= codes[s] != 0
-            order, segments = _segments(classes, busy, table.shape[1])
+            order, segments = _segments(classes, busy, count)
 
 
 def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> bytes:

@@ -216,6 +216,10 @@ def train(
             "settings": json.dumps(settings.to_dict()),
         }
 
+    def say_validation() -> None:
+        figures = validate(average, settings, val, where)
+        say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+
     crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
     sums, seen, mark = np.zeros(3), 0, began
@@ -260,8 +264,7 @@ def train(
             )
             sums[:], seen, mark = 0, 0, now
         if val and step % validate_every == 0 and rank == 0:
-            figures = validate(average, settings, val, where)
-            say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+            say_validation()
             mark = time.monotonic()
         if rank == 0 and (now - saved > checkpoint_minutes * 60):
             save(checkpoint, snapshot())
@@ -269,8 +272,7 @@ def train(
     if rank == 0:
         save(checkpoint, snapshot())
         if val:
-            figures = validate(average, settings, val, where)
-            say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+            say_validation()
     if world > 1:
         dist.destroy_process_group()
 
