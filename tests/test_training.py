@@ -15,10 +15,11 @@ from PIL import Image
 
 from pillow_mcquic.coder import normalise_counts, pack_counts
 from pillow_mcquic.model.network import Config
+from pillow_mcquic.model.quantiser import Bank, Codebooks
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
-from pillow_mcquic.training.objective import ERROR_COST
+from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
 from pillow_mcquic.training.similarity import ms_ssim
 from pillow_mcquic.training.train import distortions, train, untrained
@@ -166,6 +167,38 @@ def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:
     assert 0 < float(mean.mean()) < 1
 
 
+@pytest.mark.parametrize(("dim", "words"), [(1, 64), (2, 128), (4, 256)])
+def test_gradient_of_a_word_is_that_of_its_expected_cost(dim: int, words: int) -> None:
+    """Rate and distortion of a random choice, counted over all words, differentiated by autograd."""
+    torch.manual_seed(7)
+    codebooks = Codebooks(Bank(groups=2, dim=dim, stages=((words, 1.0),)), classes=24)
+    codebooks.initialise(0)
+    c = codebooks.words[0].detach()
+    x = torch.randn(2, 40, dim).mul(1.5 / dim).requires_grad_()
+    bits = 1 + 3 * c.norm(dim=-1)[:, None] * torch.tensor([0.5, 1.0, 2.0])[:, None]  # of three classes
+    low, share = torch.randint(0, 2, (2, 40)), torch.rand(2, 40)
+    price = torch.stack([torch.lerp(bits[g, low[g]], bits[g, low[g] + 1], share[g, :, None]) for g in range(2)])
+    cost = (x[:, :, None] - c[:, None]).square().sum(-1) / 0.11 + price
+    index = cost.argmin(-1)
+    chosen = torch.stack([c[g, index[g]] for g in range(2)])
+    slope = torch.randn(2, 40, dim) * 5  # of the distortion, bits a step
+
+    near = (c[:, None] - chosen[:, :, None]).square().sum(-1) / 0.11
+    distortion = torch.einsum("gnd,gkd->gnk", slope, c) + near
+    (torch.softmax(-cost / TEMPERATURE, -1) * (price + distortion)).sum().backward()
+    expected, x.grad = x.grad, None
+
+    word, nothing = ExpectedWord.apply(x, c, index, bits[:, None], low, share, 0.11)
+    assert torch.equal(word, chosen)
+    assert nothing == 0
+    loss = (3.0 * slope * word).sum() + 3.0 * nothing  # as in a loss where a bit weighs 3
+    loss.backward()
+    weighed = x.grad.abs().amax(-1) > 0
+    assert 0.3 < weighed.float().mean() < 1
+    assert torch.allclose(x.grad[weighed], 3.0 * expected[weighed], rtol=0.02, atol=0.3)
+    assert expected[~weighed].abs().max() < 0.1 * expected.abs().max()
+
+
 def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
     """An error that costs four times what it should halves the step, by its gain or by its class."""
     objective = untrained(settings)
@@ -302,6 +335,24 @@ def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) 
     assert torch.equal(mine[:, : before + 1], theirs[:, : before + 1])
     assert torch.equal(mine[:, before + 1], theirs[:, before])
     assert torch.equal(mine[:, before + 2 * banks[2].groups], theirs[:, before + banks[2].groups])
+
+
+def test_blocks_added_to_a_model_change_nothing_at_first(
+    checkpoint: Path, settings: Settings, photo: Image.Image
+) -> None:
+    import dataclasses
+
+    deeper = dataclasses.replace(settings.model, analysis_blocks_16=2, synthesis_blocks_8=3)
+    state, config = start.read(checkpoint)
+    same, grown = (untrained(dataclasses.replace(settings, model=model)) for model in (settings.model, deeper))
+    for objective in (same, grown):
+        start.adopt(objective, state, config)
+    pixels = torch.from_numpy(np.array(photo.crop((0, 0, 128, 128)))).permute(2, 0, 1)[None] / 255
+    quality = torch.tensor([4.0])
+    with torch.inference_mode():
+        (before, bits, _), (after, other_bits, _) = same(pixels, quality), grown(pixels, quality)
+    assert torch.equal(bits, other_bits)
+    assert torch.equal(before, after)
 
 
 def test_command_line_trains(photos: Path, tmp_path: Path) -> None:

@@ -152,6 +152,17 @@ class Rates:
         return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + k), self.share)
 
 
+def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Radii around word 0 inside which every other word, or every outer word, is worse by at least `slack`.
+
+    words (groups, K, dim); price of each, in squared error, (groups, tables, K).  Returns both, (groups, tables).
+    """
+    away = (words - words[:, :1]).square().sum(-1).clamp(min=1e-9)[:, None]
+    radius = (away + price - price[:, :, :1] - slack) / away.sqrt() / 2
+    inner, outer = (radius[:, :, first:].min(-1).values for first in (1, inner_words(words)))
+    return inner, outer
+
+
 class Choice:
     """Choice of a word by error and rate, prepared once for given words and prices.
 
@@ -162,10 +173,7 @@ class Choice:
         self.error_per_bit = error_per_bit
         self.zero = words[:, :1]
         price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
-        # word 0 is best for vectors around it: the product below is only for those outside the ball where it must be
-        away = (words - self.zero).square().sum(-1).clamp(min=1e-9)[:, None]
-        radius = (away + price - price[:, :, :1]) / away.sqrt() / 2
-        self.radius, self.outer_radius = (radius[:, :, first:].min(-1).values for first in (1, inner_words(words)))
+        self.radius, self.outer_radius = ball_radii(words, price)
         self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
 
     def __call__(self, vectors: Tensor, row: Tensor, share: Tensor | None, where: Tensor) -> Tensor:

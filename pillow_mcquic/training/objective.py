@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -21,7 +21,17 @@ from ..model.network import (
     log_energy,
     per_channel,
 )
-from ..model.quantiser import FIRST_STEP_CLASS, Choice, Codebooks, Quantiser, Rates, pick, search
+from ..model.quantiser import (
+    FIRST_STEP_CLASS,
+    Choice,
+    Codebooks,
+    Quantiser,
+    Rates,
+    ball_radii,
+    inner_words,
+    pick,
+    search,
+)
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -30,6 +40,11 @@ STUDENT_NU = 3.0
 # dimensions)
 ERROR_COST = 9.0
 ERROR_COST_MEMORY = 0.98  # of the running sums, per step
+# Bits by which words may differ in cost and still be taken for one another in training: the chosen word then scatters
+# around the vector as an error that is uniform over a cell does, 0.29 steps a dimension
+TEMPERATURE = 1.5
+UNLIKELY = 5.0  # a word worse by so many temperatures is not looked at
+SOFT_CHUNK = 2048  # vectors whose words are weighed at once: they stay in the cache
 # codewords enter the class networks rounded to this grid, as the integer networks will see them
 EMBEDDING_GRID = 64.0
 
@@ -50,6 +65,66 @@ def fractional_steps(codebooks: Codebooks, classes: Tensor) -> Tensor:
     low = row.floor()
     table, at = codebooks.log_step, low.long()
     return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + 1), row - low).exp()
+
+
+class ExpectedWord(torch.autograd.Function):
+    """The chosen word of a bank's last stage, with the gradient it would have if the choice were a little random.
+
+    Word k of a vector x is taken with probability p_k ~ exp(-J_k / T), where J_k = w |x - c_k|^2 + bits_k is what the
+    search minimises, in bits.  The expectation of the true cost, bits and distortion, is smooth in x; with the
+    distortion of word k taken as D + g (c_k - c) + w |c_k - c|^2 around the chosen word c, g its gradient there,
+    the gradient of the expectation is 2 w / T times Cov(c_k, J_k + v c_k), v = g + 2 w (x - c).  (Straight through,
+    which is g alone, has its rest elsewhere than the least cost: docs/training-log.md, before run 16.)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        words: Tensor,
+        index: Tensor,
+        bits: Tensor,
+        row: Tensor,
+        share: Tensor,
+        error_per_bit: float,
+    ) -> tuple[Tensor, Tensor]:
+        """x (groups, N, dim); words (groups, K, dim); index (groups, N): the choice; row, share: as of `Rates`.
+
+        bits: (groups, contexts, classes, K).  Returns the words (groups, N, dim), and a zero to be added to the rate,
+        through which its weight in the loss comes back.
+        """
+        chosen = pick(words, index)
+        ctx.save_for_backward(x, words, chosen, bits, row, share)
+        ctx.error_per_bit = error_per_bit
+        return chosen, x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+        x, words, chosen, bits, row, share = ctx.saved_tensors
+        table = bits.flatten(1, 2)
+        w = 1 / ctx.error_per_bit
+        slope = gradient + (2 * w * weight) * (x - chosen)
+        # around word 0 all others together are too unlikely to matter
+        inner, outer = (
+            torch.minimum(torch.gather(radius, 1, row), torch.gather(radius, 1, row + 1))
+            for radius in ball_radii(words, table * ctx.error_per_bit, UNLIKELY * TEMPERATURE * ctx.error_per_bit)
+        )
+        distance = (x - words[:, :1]).square().sum(-1).sqrt()
+        result = torch.zeros_like(x)
+        for low, high, count in ((inner, outer, inner_words(words)), (outer, None, words.shape[1])):
+            marked = (distance >= low) if high is None else (distance >= low) & (distance < high)
+            for g in range(len(words)):
+                c = words[g, :count]
+                energy = w * c.square().sum(-1)
+                for at in torch.split(marked[g].nonzero()[:, 0], SOFT_CHUNK):
+                    up = share[g, at, None]
+                    cost = torch.lerp(table[g, row[g, at], :count], table[g, row[g, at] + 1, :count], up)
+                    cost.add_(energy).addmm_(x[g, at], c.t(), alpha=-2 * w)
+                    p = torch.softmax(cost / -TEMPERATURE, -1)
+                    cost.mul_(weight).addmm_(slope[g, at], c.t())
+                    cost.sub_((p * cost).sum(-1, keepdim=True)).mul_(p)
+                    result[g, at] = (cost @ c) * (2 * w / TEMPERATURE)
+        return result, None, None, None, None, None, None
 
 
 class BankTables(nn.Module):
@@ -81,11 +156,11 @@ class BankTables(nn.Module):
 
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
         quality (B,).
-        Returns the quantised residuals (straight-through to the latent and to the codewords), the same
-        rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
+        Returns the quantised residuals (to the latent as `ExpectedWord` has it, straight through to the codewords),
+        the same rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
         """
         B, _, h, w = x.shape
-        groups, dim = codebooks.bank.groups, codebooks.bank.dim
+        groups = codebooks.bank.groups
         top = self.logits[0].shape[2] - 1
         c = classes.permute(1, 0, 2, 3).reshape(groups, -1).clamp(0, top - 0.001)
         step = fractional_steps(codebooks, c.detach())[..., None]
@@ -93,36 +168,42 @@ class BankTables(nn.Module):
         low = c.detach().floor()
         share = c - low
         low = low.long()
-        # the encoder feels the rate through the code length of the unquantised vector: value removed
-        scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * c.detach()
-        surrogate = student_nats((rows * rows).sum(-1), scale, dim)
-        spent = (surrogate - surrogate.detach()).sum() / math.log(2)
-
         bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
         with torch.no_grad():
             rates = Rates([table.detach() for table in bits], low, share.detach())
             choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
-        rates = Rates(bits, low, share)
+        soft = Rates(bits, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
+        spent = rows.new_zeros(())
         for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
-            word = pick(words, index)
-            spent = spent + rates.of(stage, busy, index).sum()
+            word, row = pick(words, index), soft.row(stage, busy)
+            spent = spent + soft.of(stage, busy, index).sum()
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
-        commitment = ((total - rows) ** 2).sum()
+        # the coarse words stay as chosen, the last one is as uncertain as the search would find it
+        coarse = (total - word).detach()
+        expected, nothing = ExpectedWord.apply(  # type: ignore[no-untyped-call]
+            rows - coarse,
+            codebooks.words[-1].detach(),
+            codes[-1],
+            rates.bits[-1],
+            row,
+            share.detach(),
+            self.error_per_bit,
+        )
+        spent = spent + nothing
+        commitment = ((total - rows.detach()) ** 2).sum()
         error = (total - rows).detach()
-        quantised = rows + error + (total - total.detach())
+        quantised = coarse + expected + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
         planes = codebooks.planes
         decoded = quantised * step
         if decoded.requires_grad:
             rank = (quality.round().long() - 1).repeat_interleave(h * w)
-            decoded.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self.observe(gradient * step, error, rank, c.detach())
-            )
+            decoded.register_hook(lambda gradient: self.observe(gradient * step, error, rank, c.detach()))
         return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
 
     def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:

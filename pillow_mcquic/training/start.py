@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import weights
 from ..coder import unpack_counts
-from ..model.network import Config
+from ..model.network import Block, Config
 from ..model.prior import CLASS_ONE, PRODUCT_ONE, WEIGHT_ONE
 from ..model.quantiser import Bank
 from .objective import Objective
@@ -66,7 +66,8 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
     """Copy into `objective` what fits, and return the names of what did not fit entirely.
 
     Tensors of another size give the part both have: latent channels, codebooks and units keep their places.
-    The classes and tables of a group of y1 come from the group of `config` that held its first channel.
+    The classes and tables of a group of y1 come from the group of `config` that held its first channel.  A block
+    that `source` lacks begins as the identity.
     """
     partial = []
     layout = objective.model.config
@@ -90,6 +91,11 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
             target[both] = tensor[both]
             if target.shape != tensor.shape:
                 partial.append(name)
+        for name, module in objective.named_modules():
+            if isinstance(module, Block) and f"{name}.leave.weight" not in source:
+                module.leave.weight.zero_()
+                if module.expansion:
+                    module.contract.weight.zero_()
     return partial
 
 
