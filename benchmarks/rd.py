@@ -76,6 +76,7 @@ def heic() -> Codec:
 AVIF = HEIC = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
 CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
+    "mcq-e3": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=3),
     "jpeg": lambda: pillow(
         "JPEG",
         (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93),

@@ -100,7 +100,7 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
 
 
 def encode_command(args: argparse.Namespace) -> int:
-    options = {"quality": args.quality, "target_bpp": args.bpp, "max_bytes": args.max_bytes}
+    options = {"quality": args.quality, "target_bpp": args.bpp, "max_bytes": args.max_bytes, "effort": args.effort}
     options = {k: v for k, v in options.items() if v is not None}
     if "quality" in options:
         codec.quality_in_256ths(options["quality"])
@@ -152,7 +152,7 @@ def try_command(args: argparse.Namespace) -> int:
     data = io.BytesIO()
     original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
     began = time.perf_counter()
-    original.save(data, "MCQ", quality=args.quality)
+    original.save(data, "MCQ", quality=args.quality, effort=args.effort)
     encoded = time.perf_counter()
     with Image.open(data) as reopened:
         reopened.load()
@@ -213,6 +213,7 @@ def transcode_command(args: argparse.Namespace) -> int:
         quality=args.quality,
         bpp=args.bpp,
         min_ssimulacra2=args.min_ssimulacra2,
+        effort=args.effort,
         score=score,
         overwrite=args.overwrite,
     )
@@ -331,6 +332,16 @@ def model_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_effort(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--effort",
+        type=int,
+        choices=codec.EFFORTS,
+        default=codec.EFFORT_DEFAULT,
+        help="3 is slow and smallest, default 1",
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="mcq", description="Learned image compression: .mcq files.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -348,11 +359,13 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("-q", "--quality", type=float, help="1 (smallest) to 8 (best), default 4")
     size.add_argument("--bpp", type=float, help="bits per pixel to aim for instead")
     size.add_argument("--max-bytes", type=int, help="best quality whose file is no larger")
+    add_effort(encode)
     decode.add_argument("--format", default="png", help="file suffix to decode to, default png")
 
     trial = commands.add_parser("try", help="encode and decode one picture and print what it cost")
     trial.add_argument("image")
     trial.add_argument("-q", "--quality", type=float, default=codec.QUALITY_DEFAULT)
+    add_effort(trial)
     trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
     trial.add_argument("--overwrite", action="store_true", help="replace files that exist")
     trial.set_defaults(run=try_command)
@@ -373,6 +386,7 @@ def parser() -> argparse.ArgumentParser:
     size.add_argument("-q", "--quality", type=float, help="1 (smallest) to 8 (best), default 4")
     size.add_argument("--bpp", type=float, help="bits per pixel of every file")
     size.add_argument("--min-ssimulacra2", type=float, metavar="X", help="lowest quality with that score, per image")
+    add_effort(transcode)
     transcode.add_argument("--score", choices=("psnr", "ssimulacra2", "none"), help="how new files are checked (psnr)")
     transcode.add_argument("--workers", type=int, help="default: one for each core, or one where a GPU works")
     transcode.add_argument(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .weights import Weights
 
 QUALITY_DEFAULT = 4.0
+EFFORT_DEFAULT = 1
+EFFORTS = (1, 2, 3)
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
 ANALYSIS_REACH, SYNTHESIS_REACH, PREVIEW_REACH = 6, 6, 1  # positions a network sees beyond its own
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
@@ -50,12 +52,22 @@ def quality_in_256ths(quality: object) -> int:
     return round(float(quality) * container.QUALITY_ONE)
 
 
+def check_effort(effort: object) -> int:
+    """Check an effort argument; ValueError naming the choice otherwise."""
+    if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in EFFORTS:
+        raise ValueError(f"effort must be 1 (fast), 2 or 3 (smallest files), got {effort!r}")
+    return int(effort)
+
+
 def load_weights(model_id: bytes) -> Weights:
     """The weights of an id, read once per process."""
+    import torch
+
     from . import weights
 
     runtime.prepare_thread_pool()
-    with runtime.lock:
+    # tensors made in a caller's inference mode could not take part in a refinement
+    with runtime.lock, torch.inference_mode(False):
         if model_id not in _loaded:
             _loaded[model_id] = weights.load(weights.find(model_id))
         return _loaded[model_id]
@@ -76,20 +88,39 @@ def tiled(
     `positions` bounds the area on the grid of a window of all B, margin not counted.
     """
     B, _, H, W = out.shape
-    h, w = H // scale, W // scale
-    positions = max(1, positions // B)
-    columns = even_part(w, math.isqrt(positions))
+    for inner, outer in windows(H // scale, W // scale, positions // B, reach):
+        result = function(*(t[magnified(outer, s)] for t, s in inputs))
+        out[magnified(inner, scale)] = result[magnified(within(inner, outer), scale)]
+
+
+Window = tuple[slice, slice, slice, slice]  # of (B, C, h, w)
+
+
+def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
+    """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`."""
+    columns = even_part(w, math.isqrt(max(1, positions)))
     rows = even_part(h, max(1, positions // columns))
     for top in range(0, h, rows):
         for left in range(0, w, columns):
             bottom, right = min(h, top + rows), min(w, left + columns)
-            y0, x0 = max(0, top - reach), max(0, left - reach)
-            y1, x1 = min(h, bottom + reach), min(w, right + reach)
-            windows = [t[:, :, y0 * s : y1 * s, x0 * s : x1 * s] for t, s in inputs]
-            result = function(*windows)
-            out[:, :, top * scale : bottom * scale, left * scale : right * scale] = result[
-                :, :, (top - y0) * scale : (bottom - y0) * scale, (left - x0) * scale : (right - x0) * scale
-            ]
+            inner = slice(top, bottom), slice(left, right)
+            outer = (
+                slice(max(0, top - reach), min(h, bottom + reach)),
+                slice(max(0, left - reach), min(w, right + reach)),
+            )
+            yield (slice(None), slice(None), *inner), (slice(None), slice(None), *outer)
+
+
+def within(inner: Window, outer: Window) -> Window:
+    """Where the window `inner` lies in what was cut out as `outer`."""
+    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner[2:], outer[2:], strict=True))
+    return *inner[:2], rows, columns
+
+
+def magnified(window: Window, scale: int) -> Window:
+    """A window of a grid `scale` times as fine."""
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in window[2:])
+    return *window[:2], rows, columns
 
 
 def even_part(length: int, most: int) -> int:
@@ -161,15 +192,16 @@ class Engine:
             return analysed
 
     def quantise(
-        self, pixels: NDArray[np.uint8], quality: int, analysed: Tensor | None = None
+        self, pixels: NDArray[np.uint8], quality: int, analysed: Tensor | None = None, effort: int = EFFORT_DEFAULT
     ) -> tuple[Codes, Classes]:
         """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3.
 
         `analysed`: what `analyse` gave for these pixels, to save doing it again.
         """
+        image = self._image(pixels)
         with self.torch.inference_mode(), self.networks():
             if analysed is None:
-                y1 = self._latent(self._image(pixels), quality)
+                y1 = self._latent(image, quality)
             else:
                 channels = self.model.quantiser1.channels
                 y1 = self._floats(1, channels, *analysed.shape[2:])
@@ -180,12 +212,37 @@ class Engine:
 
                 tiled(finish, [(analysed, 1)], y1, 1, ANALYSIS_REACH, self.tile_positions)
             codes, classes = self._quantise(y1, quality)
+        codes, classes = self._refine(image, y1, codes, classes, quality, effort)
         return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
-    def quantise_images(self, images: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
+    def quantise_images(
+        self, images: Tensor, quality: int, effort: int = EFFORT_DEFAULT
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """(B, 3, h * 16, w * 16) uint8 on the device -> codes and classes as of `quantise`, (B, ...), on the device."""
         with self.torch.inference_mode(), self.networks():
-            return self._quantise(self._latent(images, quality), quality)
+            y1 = self._latent(images, quality)
+            codes, classes = self._quantise(y1, quality)
+        return self._refine(images, y1, codes, classes, quality, effort)
+
+    def _refine(
+        self, images: Tensor, scaled: Tensor, codes: list[Tensor], classes: list[Tensor], quality: int, effort: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Codes and classes (B, ...) as `refine` leaves them after the rounds of an effort."""
+        if effort == 1:
+            return codes, classes
+        from .refine import ROUNDS, refine
+
+        def picture(i: int, tensors: list[Tensor]) -> list[Tensor]:
+            return [t[i : i + 1] for t in tensors]
+
+        done = [
+            refine(self, image[None], own[None], picture(i, codes), picture(i, classes), quality, ROUNDS[effort])
+            for i, (image, own) in enumerate(zip(images, scaled, strict=True))
+        ]
+        codes, classes = (
+            [self.torch.cat(level) for level in zip(*part, strict=True)] for part in zip(*done, strict=True)
+        )
+        return codes, classes
 
     def _latent(self, images: Tensor, quality: int) -> Tensor:
         """Analysis transform: (B, 3, h * 16, w * 16) uint8 -> y1 (B, channels, h, w) float32."""
@@ -462,6 +519,7 @@ def encode(
     quality: float | None = None,
     target_bpp: float | None = None,
     max_bytes: int | None = None,
+    effort: int = EFFORT_DEFAULT,
     chunks: dict[bytes, bytes] | None = None,
 ) -> bytes:
     """Encode an image.
@@ -469,7 +527,8 @@ def encode(
     pixels: uint8, (H, W) grey, (H, W, 1..4) grey, grey + alpha, RGB, RGBA.
     quality: 1 (smallest) to 8 (best), fractions between; default 4.  Instead of it `target_bpp` (bits per
     pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches) or `max_bytes` (the best
-    quality whose file is no larger).  chunks: payloads of metadata chunks by type (see `container`).
+    quality whose file is no larger).  effort: 1 (fast), 2 or 3 (slow, for smaller files; decoding is the same); it
+    needs 40 bytes a pixel above 1.  chunks: payloads of metadata chunks by type (see `container`).
     Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
     given = [
@@ -480,6 +539,7 @@ def encode(
     if len(given) > 1:
         raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(given)}")
     fixed = quality_in_256ths(QUALITY_DEFAULT if quality is None else quality)
+    effort = check_effort(effort)
     mode, colours, alpha = split_channels(pixels)
     target = _target_bytes(target_bpp, max_bytes, pixels)
     extra = dict(chunks or {})
@@ -496,7 +556,7 @@ def encode(
 
     def at(quality: int) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
-        streams = engine.write_streams(*engine.quantise(colours, quality, analysed))
+        streams = engine.write_streams(*engine.quantise(colours, quality, analysed, effort))
         return container.write(header, streams, extra)
 
     analysed = None

@@ -164,6 +164,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         quality=options.get("quality"),
         target_bpp=options.get("target_bpp"),
         max_bytes=options.get("max_bytes"),
+        effort=options.get("effort", codec.EFFORT_DEFAULT),
         chunks=_metadata(im, options),
     )
     fp.write(data)  # once, when nothing can fail any more

@@ -47,8 +47,8 @@ AGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "mo
 class Settings:
     """What is to be done; `source` and `target` are paths or fsspec URLs of folders, `suffix` is of the new files.
 
-    At most one of `quality`, `bpp`, `min_ssimulacra2`; none means quality 4.  score: measure every new `.mcq` file by
-    decoding it again, "psnr" (dB) or "ssimulacra2", or "none".
+    At most one of `quality`, `bpp`, `min_ssimulacra2`; none means quality 4.  effort: of `codec.encode`.  score:
+    measure every new `.mcq` file by decoding it again, "psnr" (dB) or "ssimulacra2", or "none".
     """
 
     source: str
@@ -57,6 +57,7 @@ class Settings:
     quality: float | None = None
     bpp: float | None = None
     min_ssimulacra2: float | None = None
+    effort: int = codec.EFFORT_DEFAULT
     score: str = "psnr"
     overwrite: bool = False
 
@@ -71,6 +72,7 @@ class Settings:
             raise ValueError(f"bpp must be a positive number of bits per pixel, got {self.bpp!r}")
         if self.min_ssimulacra2 is not None and not self.min_ssimulacra2 < 100:
             raise ValueError(f"min_ssimulacra2 must be below 100, got {self.min_ssimulacra2!r}")
+        codec.check_effort(self.effort)
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {SCORES}, got {self.score!r}")
         if self.suffix != ".mcq" and files.writable_format(self.suffix) is None:
@@ -83,6 +85,8 @@ class Settings:
         from . import weights
 
         wanted = {"quality": self.quality, "bpp": self.bpp, "min_ssimulacra2": self.min_ssimulacra2}
+        if self.effort != codec.EFFORT_DEFAULT:
+            wanted["effort"] = self.effort
         return json.dumps({"model": weights.default_id().hex(), **{k: v for k, v in wanted.items() if v is not None}})
 
 
@@ -294,11 +298,11 @@ def _convert(settings: Settings, task: Task) -> Outcome:
         pixels = image.width * image.height
         if settings.suffix == ".mcq":
             if settings.min_ssimulacra2 is not None:
-                made = least_quality(image, settings.min_ssimulacra2)
+                made = least_quality(image, settings.min_ssimulacra2, settings.effort)
             elif settings.bpp is not None:
-                made = files.to_mcq(image, target_bpp=settings.bpp)
+                made = files.to_mcq(image, target_bpp=settings.bpp, effort=settings.effort)
             else:
-                made = files.to_mcq(image, quality=settings.quality)
+                made = files.to_mcq(image, quality=settings.quality, effort=settings.effort)
             quality, score = measure(image, made, settings.score)
         else:
             format = files.writable_format(settings.suffix)
@@ -332,13 +336,13 @@ def measure(image: Image.Image, made: bytes, score: str) -> tuple[float, float |
     return quality, metrics.ssimulacra2(*pictures)
 
 
-def least_quality(image: Image.Image, wanted: float) -> bytes:
+def least_quality(image: Image.Image, wanted: float, effort: int) -> bytes:
     """The `.mcq` file of the lowest quality, in eighths, of at least that SSIMULACRA2; ValueError where 8 has less."""
     if min(image.size) < 8:
         raise ValueError("SSIMULACRA2 needs sides of 8 pixels: give quality or bpp for such pictures")
 
     def tried(step: int) -> tuple[bytes, float]:
-        made = files.to_mcq(image, quality=1 + step * QUALITY_STEP)
+        made = files.to_mcq(image, quality=1 + step * QUALITY_STEP, effort=effort)
         score = measure(image, made, "ssimulacra2")[1]
         assert score is not None
         return made, score

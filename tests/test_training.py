@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,15 @@ import torch
 from PIL import Image
 
 from pillow_mcquic.coder import normalise_counts, pack_counts
+from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
-from pillow_mcquic.model.quantiser import Bank, Codebooks
+from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.similarity import ms_ssim
-from pillow_mcquic.training.train import distortions, train, untrained
+from pillow_mcquic.training.train import train, untrained
 
 SETTINGS = """
 steps = 6
@@ -42,6 +43,9 @@ synthesis_width_8 = 8
 synthesis_blocks_8 = 1
 class_width = 16
 context_width = 8
+[model.distortion]
+msssim = 0
+msssim_growth = 0
 """
 
 
@@ -86,12 +90,15 @@ def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
     x = torch.from_numpy(np.array(photo.crop((0, 0, 192, 176)))).permute(2, 0, 1)[None].float() / 255
     darker = (x - 0.02).clamp(0, 1)  # MS-SSIM hardly minds, MSE does
     noisy = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    mse, half, msssim = (torch.tensor([share]) for share in (0.0, 0.5, 1.0))
-    assert distortions(x, x, half).abs() < 0.01
-    assert distortions(darker, x, mse).item() == pytest.approx(0.02**2 * 255**2, rel=0.1)
-    assert distortions(darker, x, msssim) < 0.2 * distortions(noisy, x, msssim)
-    mean = (distortions(noisy, x, mse) + distortions(noisy, x, msssim)) / 2
-    assert torch.allclose(distortions(noisy, x, half), mean)
+    mse, half, msssim = (Distortion(0.01, 0.02, share, 0) for share in (0.0, 0.5, 1.0))
+    one = torch.ones(1)
+    assert half.of(x, x, one).abs() < 1e-4
+    assert mse.of(darker, x, one).item() == pytest.approx(0.01 * 0.02**2 * 255**2, rel=0.1)
+    assert mse.of(darker, x, 8 * one).item() == pytest.approx(0.02 * 0.02**2 * 255**2, rel=0.1)
+    assert msssim.of(darker, x, one) < 0.2 * msssim.of(noisy, x, one)
+    mean = (mse.of(noisy, x, one) + msssim.of(noisy, x, one)) / 2
+    assert torch.allclose(half.of(noisy, x, one), mean)
+    assert torch.equal(*(d.of(noisy[..., :160], x[..., :160], one) for d in (half, mse)))  # too small for MS-SSIM
 
 
 def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
@@ -107,8 +114,8 @@ def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
 
 
 def test_share_of_msssim_may_fall_with_quality() -> None:
-    settings = Settings(msssim=0.6, msssim_growth=-0.05)
-    assert torch.allclose(settings.msssim_share(torch.tensor([1.0, 3.0, 8.0])), torch.tensor([0.6, 0.5, 0.25]))
+    distortion = Distortion(msssim=0.6, msssim_growth=-0.05)
+    assert torch.allclose(distortion.share(torch.tensor([1.0, 3.0, 8.0])), torch.tensor([0.6, 0.5, 0.25]))
 
 
 def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:
@@ -138,11 +145,17 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"msssim": 1.1}, {"msssim": 0.3, "msssim_growth": -0.05}, {"shrink": 2.0}, {"average": -1.0}]
+    "wrong",
+    [
+        {"model": {"distortion": {"msssim": 1.1}}},
+        {"model": {"distortion": {"msssim": 0.3, "msssim_growth": -0.05}}},
+        {"shrink": 2.0},
+        {"average": -1.0},
+    ],
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
-        Settings(**wrong)  # type: ignore[arg-type]
+        Settings.from_dict(wrong)
 
 
 def test_tables_that_make_files_too_short_are_refused() -> None:
@@ -168,30 +181,30 @@ def test_klt_is_orthonormal_and_sorted(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(("dim", "words"), [(1, 64), (2, 128), (4, 256)])
-def test_gradient_of_a_word_is_that_of_its_expected_cost(dim: int, words: int) -> None:
-    """Rate and distortion of a random choice, counted over all words, differentiated by autograd."""
+def test_gradient_of_a_word_is_that_of_an_expectation(dim: int, words: int) -> None:
+    """The expected place of a random word, times what moving it brings, differentiated by autograd over all words."""
     torch.manual_seed(7)
     codebooks = Codebooks(Bank(groups=2, dim=dim, stages=((words, 1.0),)), classes=24)
     codebooks.initialise(0)
     c = codebooks.words[0].detach()
-    x = torch.randn(2, 40, dim).mul(1.5 / dim).requires_grad_()
-    bits = 1 + 3 * c.norm(dim=-1)[:, None] * torch.tensor([0.5, 1.0, 2.0])[:, None]  # of three classes
+    x = torch.randn(2, 40, dim).mul(2 / dim).requires_grad_()
+    bits = 1 + 30 * c.norm(dim=-1)[:, None] * torch.tensor([0.5, 1.0, 2.0])[:, None]  # of three classes
     low, share = torch.randint(0, 2, (2, 40)), torch.rand(2, 40)
     price = torch.stack([torch.lerp(bits[g, low[g]], bits[g, low[g] + 1], share[g, :, None]) for g in range(2)])
     cost = (x[:, :, None] - c[:, None]).square().sum(-1) / 0.11 + price
     index = cost.argmin(-1)
     chosen = torch.stack([c[g, index[g]] for g in range(2)])
-    slope = torch.randn(2, 40, dim) * 5  # of the distortion, bits a step
+    gradient = torch.randn(2, 40, dim) * 5  # of the distortion, bits a step
 
-    near = (c[:, None] - chosen[:, :, None]).square().sum(-1) / 0.11
-    distortion = torch.einsum("gnd,gkd->gnk", slope, c) + near
-    (torch.softmax(-cost / TEMPERATURE, -1) * (price + distortion)).sum().backward()
+    slope = (gradient + 2 / 0.11 * (x - chosen)).detach()
+    (torch.softmax(-cost / TEMPERATURE, -1) * torch.einsum("gnd,gkd->gnk", slope, c)).sum().backward()
     expected, x.grad = x.grad, None
 
-    word, nothing = ExpectedWord.apply(x, c, index, bits[:, None], low, share, 0.11)
+    rates = Rates([bits[:, None]], low, share)
+    word, nothing = ExpectedWord.apply(x, c, index, rates, low, 0.11)
     assert torch.equal(word, chosen)
     assert nothing == 0
-    loss = (3.0 * slope * word).sum() + 3.0 * nothing  # as in a loss where a bit weighs 3
+    loss = (3.0 * gradient * word).sum() + 3.0 * nothing  # as in a loss where a bit weighs 3
     loss.backward()
     weighed = x.grad.abs().amax(-1) > 0
     assert 0.3 < weighed.float().mean() < 1

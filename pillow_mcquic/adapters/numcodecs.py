@@ -13,16 +13,20 @@ from . import stack
 
 
 class Mcq(Codec):  # type: ignore[misc]
-    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8."""
+    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8.
+
+    effort: as of `pillow_mcquic.encode`.
+    """
 
     codec_id = "mcq"
 
-    def __init__(self, level: float = codec.QUALITY_DEFAULT) -> None:
+    def __init__(self, level: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT) -> None:
         self.level = level
+        self.effort = effort
 
     def encode(self, buf: Any) -> bytes:
         """Pixels -> bytes; ValueError for another type or shape."""
-        return stack.encode(np.ascontiguousarray(ensure_ndarray(buf)), quality=self.level)
+        return stack.encode(np.ascontiguousarray(ensure_ndarray(buf)), quality=self.level, effort=self.effort)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """Bytes -> pixels, into `out` where given; OSError when they are damaged."""

@@ -71,24 +71,27 @@ def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
 
 
 @overload
-def encode_tensor(images: Tensor, *, quality: float = ...) -> bytes | list[bytes]: ...
+def encode_tensor(images: Tensor, *, quality: float = ..., effort: int = ...) -> bytes | list[bytes]: ...
 @overload
-def encode_tensor(images: Sequence[Tensor], *, quality: float = ...) -> list[bytes]: ...
-def encode_tensor(images: Tensor | Sequence[Tensor], *, quality: float = codec.QUALITY_DEFAULT) -> bytes | list[bytes]:
+def encode_tensor(images: Sequence[Tensor], *, quality: float = ..., effort: int = ...) -> list[bytes]: ...
+def encode_tensor(
+    images: Tensor | Sequence[Tensor], *, quality: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT
+) -> bytes | list[bytes]:
     """Encode uint8 (3, H, W) to the bytes of an `.mcq` file; (N, 3, H, W), or several (3, H, W), to a list of these.
 
-    The networks run on the device of the tensor, CPU or CUDA, for a batch all pictures together.  Raises ValueError
-    for another shape, type or quality.
+    The networks run on the device of the tensor, CPU or CUDA, for a batch all pictures together.  effort: as of
+    `pillow_mcquic.encode`; above 1 pictures are refined one by one.  Raises ValueError for another shape, type, quality
+    or effort.
     """
-    fixed = codec.quality_in_256ths(quality)
+    fixed, effort = codec.quality_in_256ths(quality), codec.check_effort(effort)
     if not isinstance(images, Tensor):
-        return [_encode(image[None], fixed)[0] for image in map(_checked, images)]
+        return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
     if images.ndim == 4:
         parts = [
             _checked(images)[part] for part in _batches(list(range(len(images))), (images.shape[2], images.shape[3]))
         ]
-        return [data for part in parts for data in _encode(part, fixed)]
-    return _encode(_checked(images)[None], fixed)[0]
+        return [data for part in parts for data in _encode(part, fixed, effort)]
+    return _encode(_checked(images)[None], fixed, effort)[0]
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -99,12 +102,12 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _encode(images: Tensor, quality: int) -> list[bytes]:
+def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     """(B, 3, H, W) uint8 -> a file each."""
     engine = Engine(codec.load_weights(weights.default_id()), runtime.device(images.device))
     height, width = images.shape[2:]
     rows, columns = (torch.arange(-(-n // 16) * 16, device=images.device).clamp_(max=n - 1) for n in (height, width))
-    codes, classes = engine.quantise_images(images[:, :, rows][:, :, :, columns], quality)
+    codes, classes = engine.quantise_images(images[:, :, rows][:, :, :, columns], quality, effort)
     codes, classes = ([level.cpu() for level in both] for both in (codes, classes))
     header = Header(width, height, "RGB", quality, engine.weights.id)
     return [

@@ -16,13 +16,18 @@ from . import stack
 
 @dataclass(frozen=True)
 class Mcq(ArrayBytesCodec):
-    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8."""
+    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8.
+
+    effort: as of `pillow_mcquic.encode`.
+    """
 
     is_fixed_size = False
     level: float = codec.QUALITY_DEFAULT
+    effort: int = codec.EFFORT_DEFAULT
 
     def __post_init__(self) -> None:
         codec.quality_in_256ths(self.level)
+        codec.check_effort(self.effort)
 
     @classmethod
     def from_dict(cls, data: Any) -> Mcq:
@@ -32,7 +37,7 @@ class Mcq(ArrayBytesCodec):
 
     def to_dict(self) -> Any:
         """For the metadata of an array."""
-        return {"name": "mcq", "configuration": {"level": self.level}}
+        return {"name": "mcq", "configuration": {"level": self.level, "effort": self.effort}}
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """ValueError naming what is accepted, when an array is created."""
@@ -49,7 +54,7 @@ class Mcq(ArrayBytesCodec):
 
     async def _encode_single(self, chunk_array: Any, chunk_spec: Any) -> Any:
         pixels = np.ascontiguousarray(chunk_array.as_numpy_array())
-        encoded = await asyncio.to_thread(stack.encode, pixels, quality=self.level)
+        encoded = await asyncio.to_thread(stack.encode, pixels, quality=self.level, effort=self.effort)
         return chunk_spec.prototype.buffer.from_bytes(encoded)
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:

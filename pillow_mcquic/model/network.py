@@ -22,6 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .distortion import Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
 QUALITIES = 8
@@ -65,6 +66,8 @@ class Config:
     linear_channels: int = 128
     # squared error, in quantiser steps, that the encoder accepts to save a bit
     error_per_bit: float = 0.11
+    # what the model was trained for, and a refining encoder works for
+    distortion: Distortion = dataclasses.field(default_factory=Distortion)
 
     def banks(self, level: int) -> tuple[Bank, ...]:
         """The banks of level 1, 2 or 3."""
@@ -76,16 +79,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`, also after a trip through JSON."""
+        """The inverse of `to_dict`, also after a trip through JSON; what is not named keeps its default."""
         values = dict(values)
-        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
-        for key in ("level1", "level2", "level3"):
+        distortion = dict(values.get("distortion", {}))
+        for given, kind in ((values, cls), (distortion, Distortion)):
+            unknown = set(given) - {f.name for f in dataclasses.fields(kind)}
+            if unknown:
+                raise ValueError(f"unknown model settings: {', '.join(sorted(unknown))}")
+        for key in {"level1", "level2", "level3"} & set(values):
             values[key] = tuple(
                 Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"])) for b in values[key]
             )
-        return cls(**values)
+        return cls(**{**values, "distortion": Distortion(**distortion)})
 
 
 def at_quality(table: Tensor, quality: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 CHUNK = 512  # positions searched at once: the distances stay in the cache
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
+SOFT_CHUNK = 2048  # vectors whose words are weighed at once
+UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
 
 
@@ -238,6 +240,47 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
     return best
 
 
+def expected_gradient(
+    slope: Tensor, x: Tensor, words: Tensor, rates: Rates, row: Tensor, error_per_bit: float, temperature: float
+) -> Tensor:
+    """How a cost changes with a vector, though the word chosen for it jumps: the gradient of an expectation.
+
+    Word k is taken with probability p_k ~ exp(-J_k / T), J_k = w |x - c_k|^2 + bits_k being what `Choice` minimises,
+    w = 1 / error_per_bit.  With g the gradient of the distortion at the chosen word c, in bits a step, the best place
+    for x is where `slope` = g + 2 w (x - c) vanishes: there the distortion, its curvature w, has its minimum over this
+    vector, and what its word costs is for the search to weigh.  How much being elsewhere matters, the expectation says:
+    returns 2 w / T Cov_p(c) slope, which is about the slope where words lie dense and 0 where one word is certain.
+    (The gradient alone, straight through, rests where the cost is 5 % above the least: docs/training-log.md, run 16.)
+
+    slope, x (groups, N, dim); words (groups, K, dim); rates and row: of the last stage, as of `Rates`; temperature T in
+    bits: 1.5 lets a word scatter as an error that is uniform over a cell does.
+    """
+    table, w = rates.bits[-1].flatten(1, 2), 1 / error_per_bit
+    slack = UNLIKELY * temperature * error_per_bit
+    radii = ball_radii(words, table * error_per_bit, slack)
+    inner, outer = (torch.gather(radius, 1, row) for radius in radii)
+    if rates.share is not None:
+        further = (torch.gather(radius, 1, row + 1) for radius in radii)
+        inner, outer = (torch.minimum(*both) for both in zip((inner, outer), further, strict=True))
+    distance = (x - words[:, :1]).square().sum(-1).sqrt()
+    result = torch.zeros_like(x)
+    parts = (distance >= inner) & (distance < outer), distance >= torch.maximum(inner, outer)
+    for marked, count in zip(parts, (inner_words(words), words.shape[1]), strict=True):
+        for g in range(len(words)):
+            c = words[g, :count]
+            energy = w * c.square().sum(-1)
+            for at in torch.split(marked[g].nonzero()[:, 0], SOFT_CHUNK):
+                cost = table[g, row[g, at], :count]
+                if rates.share is not None:
+                    cost = torch.lerp(cost, table[g, row[g, at] + 1, :count], rates.share[g, at, None])
+                cost = torch.addmm(cost + energy, x[g, at], c.t(), alpha=-2 * w)
+                p = torch.softmax(cost / -temperature, -1)
+                change = slope[g, at] @ c.t()
+                change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
+                result[g, at] = (change @ c) * (2 * w / temperature)
+    return result
+
+
 def pick(words: Tensor, index: Tensor) -> Tensor:
     """Codewords by index: (groups, K, dim), (groups, N) -> (groups, N, dim)."""
     return torch.gather(words, 1, index.unsqueeze(-1).expand(-1, -1, words.shape[2]))
@@ -286,6 +329,28 @@ class Codebooks(nn.Module):
         rows = self.rows(x) / self.steps(classes)
         codes = search(rows, list(self.words), Rates(costs.bits, classes.long()), costs.choice)
         return torch.stack(codes, 1).to(torch.int16).reshape(-1, B, h, w).transpose(0, 1)
+
+    def slopes(
+        self, x: Tensor, codes: Tensor, classes: Tensor, gradient: Tensor, costs: Costs, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """`expected_gradient` at scaled residuals x (B, groups * dim, h, w), in bits a step, and the step; both as x.
+
+        codes, classes: as `assign` gave and had them; gradient: of the distortion in the scaled residuals, bits.
+        """
+        B, _, h, w = x.shape
+        classes = classes.transpose(0, 1).flatten(1).long()
+        step = self.steps(classes)
+        rest = self.rows(x) / step
+        index = codes.transpose(0, 1).reshape(self.bank.groups, len(self.words), -1).long().unbind(1)
+        busy = torch.zeros_like(classes)
+        for words, mine in zip(self.words[:-1], index[:-1], strict=True):
+            rest -= pick(words, mine)
+            busy |= (mine != 0).long()
+        rates, price = Rates(costs.bits, classes), costs.choice.error_per_bit
+        slope = self.rows(gradient) * step + (rest - pick(self.words[-1], index[-1])) * (2 / price)
+        row = rates.row(len(index) - 1, busy)
+        found = expected_gradient(slope, rest, self.words[-1], rates, row, price, temperature)
+        return self.planes(found, B, (h, w)), self.planes(step.expand_as(found), B, (h, w))
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""

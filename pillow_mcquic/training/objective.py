@@ -27,8 +27,7 @@ from ..model.quantiser import (
     Codebooks,
     Quantiser,
     Rates,
-    ball_radii,
-    inner_words,
+    expected_gradient,
     pick,
     search,
 )
@@ -40,11 +39,7 @@ STUDENT_NU = 3.0
 # dimensions)
 ERROR_COST = 9.0
 ERROR_COST_MEMORY = 0.98  # of the running sums, per step
-# Bits by which words may differ in cost and still be taken for one another in training: the chosen word then scatters
-# around the vector as an error that is uniform over a cell does, 0.29 steps a dimension
-TEMPERATURE = 1.5
-UNLIKELY = 5.0  # a word worse by so many temperatures is not looked at
-SOFT_CHUNK = 2048  # vectors whose words are weighed at once: they stay in the cache
+TEMPERATURE = 4.0  # of `expected_gradient`, bits: at 1.5 the gradient is as right and noisier
 # codewords enter the class networks rounded to this grid, as the integer networks will see them
 EMBEDDING_GRID = 64.0
 
@@ -68,63 +63,28 @@ def fractional_steps(codebooks: Codebooks, classes: Tensor) -> Tensor:
 
 
 class ExpectedWord(torch.autograd.Function):
-    """The chosen word of a bank's last stage, with the gradient it would have if the choice were a little random.
-
-    Word k of a vector x is taken with probability p_k ~ exp(-J_k / T), where J_k = w |x - c_k|^2 + bits_k is what the
-    search minimises, in bits.  The expectation of the true cost, bits and distortion, is smooth in x; with the
-    distortion of word k taken as D + g (c_k - c) + w |c_k - c|^2 around the chosen word c, g its gradient there,
-    the gradient of the expectation is 2 w / T times Cov(c_k, J_k + v c_k), v = g + 2 w (x - c).  (Straight through,
-    which is g alone, has its rest elsewhere than the least cost: docs/training-log.md, before run 16.)
-    """
+    """The chosen word of a bank's last stage, with the gradient of `quantiser.expected_gradient`."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        words: Tensor,
-        index: Tensor,
-        bits: Tensor,
-        row: Tensor,
-        share: Tensor,
-        error_per_bit: float,
+        ctx: Any, x: Tensor, words: Tensor, index: Tensor, rates: Rates, row: Tensor, error_per_bit: float
     ) -> tuple[Tensor, Tensor]:
-        """x (groups, N, dim); words (groups, K, dim); index (groups, N): the choice; row, share: as of `Rates`.
+        """x (groups, N, dim); words (groups, K, dim); index (groups, N): the choice; rates and row of the last stage.
 
-        bits: (groups, contexts, classes, K).  Returns the words (groups, N, dim), and a zero to be added to the rate,
-        through which its weight in the loss comes back.
+        Returns the words (groups, N, dim), and a zero to be added to the rate, through which its weight in the loss
+        comes back.
         """
         chosen = pick(words, index)
-        ctx.save_for_backward(x, words, chosen, bits, row, share)
-        ctx.error_per_bit = error_per_bit
+        ctx.save_for_backward(x, words, chosen, row)
+        ctx.rates, ctx.error_per_bit = rates, error_per_bit
         return chosen, x.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
-        x, words, chosen, bits, row, share = ctx.saved_tensors
-        table = bits.flatten(1, 2)
-        w = 1 / ctx.error_per_bit
-        slope = gradient + (2 * w * weight) * (x - chosen)
-        # around word 0 all others together are too unlikely to matter
-        inner, outer = (
-            torch.minimum(torch.gather(radius, 1, row), torch.gather(radius, 1, row + 1))
-            for radius in ball_radii(words, table * ctx.error_per_bit, UNLIKELY * TEMPERATURE * ctx.error_per_bit)
-        )
-        distance = (x - words[:, :1]).square().sum(-1).sqrt()
-        result = torch.zeros_like(x)
-        for low, high, count in ((inner, outer, inner_words(words)), (outer, None, words.shape[1])):
-            marked = (distance >= low) if high is None else (distance >= low) & (distance < high)
-            for g in range(len(words)):
-                c = words[g, :count]
-                energy = w * c.square().sum(-1)
-                for at in torch.split(marked[g].nonzero()[:, 0], SOFT_CHUNK):
-                    up = share[g, at, None]
-                    cost = torch.lerp(table[g, row[g, at], :count], table[g, row[g, at] + 1, :count], up)
-                    cost.add_(energy).addmm_(x[g, at], c.t(), alpha=-2 * w)
-                    p = torch.softmax(cost / -TEMPERATURE, -1)
-                    cost.mul_(weight).addmm_(slope[g, at], c.t())
-                    cost.sub_((p * cost).sum(-1, keepdim=True)).mul_(p)
-                    result[g, at] = (cost @ c) * (2 * w / TEMPERATURE)
-        return result, None, None, None, None, None, None
+        x, words, chosen, row = ctx.saved_tensors
+        slope = gradient + (2 * weight / ctx.error_per_bit) * (x - chosen)
+        found = expected_gradient(slope, x, words, ctx.rates, row, ctx.error_per_bit, TEMPERATURE)
+        return found, None, None, None, None, None
 
 
 class BankTables(nn.Module):
@@ -157,7 +117,7 @@ class BankTables(nn.Module):
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
         quality (B,).
         Returns the quantised residuals (to the latent as `ExpectedWord` has it, straight through to the codewords),
-        the same rounded as the class network sees them, the rate in bits and the commitment energy, both summed.
+        the same rounded as the class network sees them, the rate in bits and the codebook loss, both summed.
         """
         B, _, h, w = x.shape
         groups = codebooks.bank.groups
@@ -183,19 +143,18 @@ class BankTables(nn.Module):
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
-        # the coarse words stay as chosen, the last one is as uncertain as the search would find it
+        # the coarse words stay as chosen
         coarse = (total - word).detach()
         expected, nothing = ExpectedWord.apply(  # type: ignore[no-untyped-call]
             rows - coarse,
             codebooks.words[-1].detach(),
             codes[-1],
-            rates.bits[-1],
+            rates,
             row,
-            share.detach(),
             self.error_per_bit,
         )
         spent = spent + nothing
-        commitment = ((total - rows.detach()) ** 2).sum()
+        distance = ((total - rows.detach()) ** 2).sum()
         error = (total - rows).detach()
         quantised = coarse + expected + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
@@ -204,7 +163,7 @@ class BankTables(nn.Module):
         if decoded.requires_grad:
             rank = (quality.round().long() - 1).repeat_interleave(h * w)
             decoded.register_hook(lambda gradient: self.observe(gradient * step, error, rank, c.detach()))
-        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, commitment
+        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, distance
 
     def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:
         """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""
@@ -259,8 +218,8 @@ class LevelTables(nn.Module):
                 strict=True,
             )
         ]
-        quantised, seen, bits, commitment = zip(*results, strict=True)
-        return torch.cat(quantised, 1), torch.cat(seen, 1), torch.stack(bits).sum(), torch.stack(commitment).sum()
+        quantised, seen, bits, codebook_loss = zip(*results, strict=True)
+        return torch.cat(quantised, 1), torch.cat(seen, 1), torch.stack(bits).sum(), torch.stack(codebook_loss).sum()
 
 
 class Objective(nn.Module):
@@ -295,7 +254,7 @@ class Objective(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (B, 3, H, W) in 0..1 and quality (B,) in 1..8.
 
-        Returns the reconstruction, the bits of levels 1, 2, 3 as one tensor (3,), and the commitment energy.
+        Returns the reconstruction, the bits of levels 1, 2, 3 as one tensor (3,), and the codebook loss.
         """
         m = self.model
         y1 = m.analyse(x, quality)
@@ -305,14 +264,14 @@ class Objective(nn.Module):
         with off:
             gain = m.gain(3, quality)
             classes = per_channel(at_quality(self.class_3, quality)).expand(-1, -1, *y3.shape[2:])
-            r3, seen3, bits3, commitment3 = self.tables_3(m.quantiser3, y3 * gain, classes, quality)
+            r3, seen3, bits3, codebook_loss3 = self.tables_3(m.quantiser3, y3 * gain, classes, quality)
             z3 = r3 / gain
         features, mean = m.predict_2(z3, quality, (y2.shape[2], y2.shape[3]))
         with off:
             gain = m.gain(2, quality)
             classes = self.class_network_2(seen3, quality)[:, :, : y2.shape[2], : y2.shape[3]]
             scaled = (y2 - mean) * gain
-            r2, seen2, bits2, commitment2 = self.tables_2(m.quantiser2, scaled, classes, quality)
+            r2, seen2, bits2, codebook_loss2 = self.tables_2(m.quantiser2, scaled, classes, quality)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
         mean = m.mean_1(features)
@@ -322,19 +281,19 @@ class Objective(nn.Module):
             classes = self.class_network_1(torch.cat([seen2, above], 1), quality)
             classes = classes[:, :, : y1.shape[2], : y1.shape[3]]
             mean = F.pad(mean, (0, 0, 0, 0, 0, m.config.linear_channels))
-            r1, bits1, commitment1 = self.quantise_1((y1 - mean) * gain, classes, quality)
+            r1, bits1, codebook_loss1 = self.quantise_1((y1 - mean) * gain, classes, quality)
             z1 = r1 / gain + mean
         return (
             m.synthesise(z1, features, quality),
             torch.stack([bits1, bits2, bits3]),
-            (commitment1 + commitment2 + commitment3),
+            (codebook_loss1 + codebook_loss2 + codebook_loss3),
         )
 
     def quantise_1(self, x: Tensor, outputs: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise y1 bank by bank, each one's classes helped by the codewords of those before it.
 
         x: scaled residuals (B, n1, h, w); outputs: of class network 1.  Returns the quantised residuals, bits and
-        commitment energy.
+        codebook loss.
         """
         quantiser = self.model.quantiser1
         classes, hidden = torch.split(outputs, [quantiser.groups, outputs.shape[1] - quantiser.groups], 1)
@@ -343,16 +302,16 @@ class Objective(nn.Module):
         parts = torch.split(x, quantiser.channel_split, 1)
         quantised: list[Tensor] = []
         energies: list[Tensor] = []
-        bits = commitment = torch.zeros((), device=x.device)
+        bits = codebook_loss = torch.zeros((), device=x.device)
         for i, (tables, bank) in enumerate(zip(self.tables_1.banks, quantiser.codebooks, strict=True)):
             mine = base[i]
             if i:
                 mine = mine + self.context_networks[i - 1](torch.cat(energies, 1), coarse[i - 1])
-            words, seen, bank_bits, bank_commitment = tables(bank, parts[i], mine, quality)
+            words, seen, bank_bits, bank_codebook_loss = tables(bank, parts[i], mine, quality)
             energies.append(log_energy(seen, bank.bank.dim))
             quantised.append(words)
-            bits, commitment = bits + bank_bits, commitment + bank_commitment
-        return torch.cat(quantised, 1), bits, commitment
+            bits, codebook_loss = bits + bank_bits, codebook_loss + bank_codebook_loss
+        return torch.cat(quantised, 1), bits, codebook_loss
 
     @torch.no_grad()
     def allocate(self, area: float, speed: float) -> None:

@@ -8,9 +8,7 @@ import os
 import tomllib
 from typing import Any
 
-from torch import Tensor
-
-from ..model.network import QUALITIES, Config
+from ..model.network import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +20,9 @@ class Settings:
     crop: int = 256
     shrink: float = 0.0  # share of crops from photos made smaller, by a factor of at most 2
     seed: int = 1
-    # distortion weight per quality, on 255^2 * MSE, log-spaced from lambda_low (1) to lambda_high (8)
-    lambda_low: float = 0.001
-    lambda_high: float = 0.032
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
-    # share of MS-SSIM in the distortion at quality 1: 0 is 255^2 * MSE alone, 1 is 2440 * (1 - MS-SSIM) alone
-    msssim: float = 0.0
-    msssim_growth: float = 0.0  # added to that share per quality above 1
-    commitment: float = 0.5
+    # weight of the squared distance, in steps, between words and the vectors they stand for
+    codebook_loss: float = 0.5
     # optimisers: Muon for matrices, Adam for the rest
     muon_rate: float = 0.004
     adam_rate: float = 3e-4
@@ -44,22 +37,10 @@ class Settings:
     model: Config = dataclasses.field(default_factory=Config)
 
     def __post_init__(self) -> None:
-        ends = self.msssim, self.msssim + self.msssim_growth * (QUALITIES - 1)
-        if not 0 <= min(ends) <= max(ends) <= 1:
-            raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must be in 0..1, got {self.average}")
         if not 0 <= self.shrink <= 1:
             raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
-
-    def log_lambda(self) -> tuple[float, float]:
-        """log lambda of quality 1, and its growth per quality."""
-        growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)
-        return math.log(self.lambda_low), growth
-
-    def msssim_share(self, quality: Tensor) -> Tensor:
-        """Share of MS-SSIM in the distortion at each quality (any shape)."""
-        return self.msssim + self.msssim_growth * (quality - 1)
 
     def rate_factor(self, step: int) -> float:
         """Learning-rate factor at a step: warm-up, hold, cosine."""
@@ -84,7 +65,7 @@ class Settings:
         unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown training settings: {', '.join(sorted(unknown))}")
-        model = Config.from_dict({**Config().to_dict(), **values.get("model", {})})
+        model = Config.from_dict(values.get("model", {}))
         return cls(**{**values, "model": model})
 
     @classmethod

@@ -23,37 +23,12 @@ from torch import Tensor
 from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
-from .similarity import ms_ssim
-
-MSSSIM_SCALE = 2440.0  # makes both distortions weigh about the same at the same rate
-
-
-def lambdas(settings: Settings, quality: Tensor) -> Tensor:
-    """Distortion weight of each quality (any shape)."""
-    low, growth = settings.log_lambda()
-    return torch.exp(low + growth * (quality - 1))
 
 
 def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
     """The objective a run begins with; without `klt` its transforms are empty, to be filled with a state."""
-    qualities = torch.arange(1.0, 9.0)
-    return new_objective(settings.model, klt, lambdas(settings, qualities), settings.lambda_reference)
-
-
-def distortions(decoded: Tensor, x: Tensor, share: Tensor) -> Tensor:
-    """Distortion of each picture (B,), in units of 255^2 * MSE.
-
-    share: of MS-SSIM (B,); it needs sides of 161 unless all are 0.
-    """
-    mse = (decoded - x).square().flatten(1).mean(1)
-    if not share.any():
-        return mse * 255**2
-    return mixed(mse, ms_ssim(decoded.float(), x), share)
-
-
-def mixed(mse: Tensor, similarity: Tensor, share: Tensor) -> Tensor:
-    """Distortion from the MSE (of 0..1) and the MS-SSIM of each picture."""
-    return (1 - share) * mse * 255**2 + share * MSSSIM_SCALE * (1 - similarity)
+    weights = settings.model.distortion.weight(torch.arange(1.0, 9.0))
+    return new_objective(settings.model, klt, weights, settings.lambda_reference)
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
@@ -123,7 +98,6 @@ def validate(
     rates, psnrs, msssims, losses = [], [], [], []
     for q in qualities:
         quality = torch.tensor([float(q)], device=device)
-        weight, share = float(lambdas(settings, quality)), settings.msssim_share(quality)
         for photo in photos:
             x = torch.from_numpy(photo).to(device).permute(2, 0, 1)[None].float() / 255
             H, W = x.shape[2:]
@@ -137,7 +111,7 @@ def validate(
             rates.append(rate)
             psnrs.append(-10 * math.log10(max(float(mse), 1e-9)))
             msssims.append(-10 * math.log10(max(1 - float(similarity), 1e-9)))
-            losses.append(rate + weight * float(mixed(mse, similarity, share)))
+            losses.append(rate + float(settings.model.distortion.mixed(mse, similarity, quality)))
     objective.train()
     figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
     return {k: float(np.mean(v)) for k, v in figures.items()}
@@ -229,11 +203,11 @@ def train(
         x = x.to(where).float().div_(255).contiguous(memory_format=torch.channels_last)
         quality = quality.to(where)
         with autocast(where):
-            decoded, bits, commitment = module(x, quality)
+            decoded, bits, codebook_loss = module(x, quality)
         area = x.shape[0] * x.shape[2] * x.shape[3]
-        distortion = (lambdas(settings, quality) * distortions(decoded, x, settings.msssim_share(quality))).mean()
+        distortion = settings.model.distortion.of(decoded.float(), x, quality).mean()
         rate = bits.sum() / area
-        loss = rate + distortion + settings.commitment * commitment / area
+        loss = rate + distortion + settings.codebook_loss * codebook_loss / area
         for optimiser in opts:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -251,7 +225,7 @@ def train(
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
-        sums += [float(rate.detach()), float(distortion.detach()), float(commitment.detach()) / area]
+        sums += [float(rate.detach()), float(distortion.detach()), float(codebook_loss.detach()) / area]
         seen += 1
         now = time.monotonic()
         if step % log_every == 0:
@@ -259,7 +233,7 @@ def train(
             per_second = seen / (now - mark)
             eta = (settings.steps - step) / per_second
             say(
-                f"{step}/{settings.steps} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} commitment {c:.3f} "
+                f"{step}/{settings.steps} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} codebook_loss {c:.3f} "
                 f"{per_second * settings.batch * world:.1f} images/s {now - began:.0f} s, ETA {eta / 60:.0f} min"
             )
             sums[:], seen, mark = 0, 0, now

@@ -1,0 +1,117 @@
+"""The encoder's refinement: level-1 latents moved to where the decoder makes the best picture for its bits.
+
+The analysis transform guesses the latents in one pass.  Given a picture the decoder itself can say where they
+should be: the gradient of the distortion through synthesis moves them (Adam, a step a round), the words are chosen
+again, and the best round is kept.  The decoder knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import coder
+from .codec import SYNTHESIS_REACH, Engine, magnified, windows, within
+
+ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
+RATE, LAST_RATE = 0.1, 0.01  # quantiser steps that a latent moves in the first round and in the last
+MEMORY = 0.9, 0.98  # of Adam's running means, of slopes and of their squares
+SMALLEST = 0.01  # slope, in bits a step, below which a latent moves less
+TEMPERATURE = 1.5  # bits, of `expected_gradient`
+
+
+def refine(
+    engine: Engine, image: Tensor, scaled: Tensor, codes: list[Tensor], classes: list[Tensor], quality: int, rounds: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Codes and classes, those of level 1 refined: bits and distortion together are no more than before.
+
+    image: (1, 3, h * 16, w * 16) uint8; scaled: residuals of level 1 in steps (1, channels, h, w) float32; codes and
+    classes of levels 1, 2, 3 as `Engine.quantise_images` gives them.  Takes 40 bytes a pixel.
+    """
+    model, q = engine.model, engine._quality(quality)
+    size = (scaled.shape[2], scaled.shape[3])
+    mine, kinds = codes[0], classes[0]
+    best, least = (mine, kinds), float("inf")
+    with torch.inference_mode(False), torch.no_grad(), engine.networks():
+        scaled = scaled.clone()  # what was made in inference mode may not change out of it
+        first, second = torch.zeros_like(scaled), torch.zeros_like(scaled)
+        features = engine.features(codes, classes, q)
+        for done in range(rounds + 1):
+            last = done == rounds
+            distortion, gradient = distort(engine, image, mine, kinds, features, q, want_gradient=not last)
+            symbols, rows = (t[0].flatten(1).cpu().numpy() for t in (mine, kinds))
+            cost = distortion + 8 * len(coder.encode(symbols, rows, engine.weights.tables[0]))
+            if cost < least:
+                best, least = (mine, kinds), cost
+            if last:
+                break
+            gradient /= model.gain(1, q)
+            slopes, steps = expected_slopes(engine, scaled, mine, kinds, gradient)
+            first.lerp_(slopes, 1 - MEMORY[0])
+            second.lerp_(slopes.square_(), 1 - MEMORY[1])
+            rate = RATE + (LAST_RATE - RATE) * done / rounds
+            steps *= rate / (1 - MEMORY[0] ** (done + 1))
+            scaled -= steps.mul_(first).div_(second.div(1 - MEMORY[1] ** (done + 1)).sqrt_().add_(SMALLEST))
+            parts = torch.split(scaled, model.quantiser1.channel_split, 1)
+
+            def assign(bank: int, known: Tensor, parts: tuple[Tensor, ...] = parts) -> Tensor:
+                return engine._assign(1, bank, parts[bank], known)
+
+            mine, kinds = engine._level_1(assign, codes[2], codes[1], quality, size, len(parts))
+    return [best[0], *codes[1:]], [best[1], *classes[1:]]
+
+
+def distort(
+    engine: Engine,
+    image: Tensor,
+    codes: Tensor,
+    classes: Tensor,
+    features: Tensor,
+    quality: Tensor,
+    *,
+    want_gradient: bool,
+) -> tuple[float, Tensor]:
+    """Distortion of what the decoder makes of level 1, bits, and its gradient in the quantised y1 (0 unless wanted)."""
+    model, distortion = engine.model, engine.weights.config.distortion
+    _, _, h, w = codes.shape
+    total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
+    for inner, outer in windows(h, w, engine.tile_positions, SYNTHESIS_REACH):
+        z1 = engine.latent(codes[outer], classes[outer], features[outer], quality)
+        x = image[magnified(inner, 16)] * engine._unit()
+        with torch.set_grad_enabled(want_gradient):
+            decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], quality)
+            decoded = decoded[magnified(within(inner, outer), 16)]
+            with torch.autocast(x.device.type, enabled=False):
+                bits = distortion.of(decoded, x, quality).sum() * (x.shape[2] * x.shape[3])
+        if want_gradient:
+            gradient[outer] += torch.autograd.grad(bits, z1)[0]
+        total += float(bits.detach())
+    return total, gradient
+
+
+def expected_slopes(
+    engine: Engine, scaled: Tensor, codes: Tensor, classes: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`Codebooks.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the scaled residuals."""
+    quantiser = engine.model.quantiser1
+    slopes, steps = torch.empty_like(scaled), torch.empty_like(scaled)
+    rows = max(1, engine.tile_positions // scaled.shape[3])
+    for top in range(0, scaled.shape[2], rows):
+        strip = slice(top, top + rows)
+        split = [
+            torch.split(t[:, :, strip], sizes, 1)
+            for t, sizes in (
+                (scaled, quantiser.channel_split),
+                (codes, quantiser.symbol_split),
+                (classes, quantiser.group_split),
+                (gradient, quantiser.channel_split),
+                (slopes, quantiser.channel_split),
+                (steps, quantiser.channel_split),
+            )
+        ]
+        for bank, costs, *parts, mine, sizes in zip(quantiser.codebooks, engine.costs[0], *split, strict=True):
+            with torch.autocast(scaled.device.type, enabled=False):
+                found, step = bank.slopes(*parts, costs, TEMPERATURE)
+            mine.copy_(found)
+            sizes.copy_(step)
+    return slopes, steps

@@ -1,0 +1,145 @@
+"""Effort: an encoder that takes its time makes smaller files of better pictures, for the same decoder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pillow_mcquic
+from pillow_mcquic import cli, codec, container, refine, runtime, weights
+from pillow_mcquic.adapters.torch import encode_tensor
+from pillow_mcquic.codec import Engine
+
+from .conftest import from_bytes, psnr, to_bytes
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    runtime.configure(precision="float32")
+    yield Engine(codec.load_weights(weights.default_id()))
+    runtime.configure(precision="auto")
+
+
+def cost(picture: Image.Image, data: bytes, quality: int) -> float:
+    """Bits and distortion per pixel."""
+    x, decoded = (
+        torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 for image in (picture, from_bytes(data))
+    )
+    distortion = codec.load_weights(weights.default_id()).config.distortion
+    return 8 * len(data) / x[0, 0].numel() + distortion.of(decoded, x, torch.tensor([float(quality)])).item()
+
+
+@pytest.mark.parametrize("quality", [2, 6])
+def test_effort_makes_smaller_files_of_better_pictures(photo: Image.Image, quality: int) -> None:
+    crop = photo.crop((300, 100, 556, 276))
+    files = [to_bytes(crop, quality=quality, effort=effort) for effort in (1, 2, 3)]
+    assert files[0] == to_bytes(crop, quality=quality)  # 1 is the default
+    costs = [cost(crop, data, quality) for data in files]
+    assert costs[1] < 0.985 * costs[0]
+    assert costs[2] < 0.995 * costs[1]
+    assert psnr(from_bytes(files[2]), crop) > psnr(from_bytes(files[0]), crop)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (400, 3)])
+def test_effort_takes_pictures_of_any_size(size: tuple[int, int], photo: Image.Image) -> None:
+    assert from_bytes(to_bytes(photo.crop((300, 100, 300 + size[0], 100 + size[1])), effort=2)).size == size
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_effort_keeps_modes_and_alpha(mode: str, small: Image.Image) -> None:
+    picture = small.convert(mode)
+    if mode != "L":
+        picture.putalpha(small.convert("L"))
+    again = from_bytes(to_bytes(picture, effort=2))
+    assert again.mode == mode
+    if mode != "L":
+        assert again.getchannel("A").tobytes() == picture.getchannel("A").tobytes()
+
+
+def test_effort_serves_a_target(small: Image.Image) -> None:
+    files = [to_bytes(small, max_bytes=2000, effort=effort) for effort in (1, 2)]
+    qualities = [container.read(io.BytesIO(data)).header.quality for data in files]
+    assert max(map(len, files)) <= 2000
+    assert qualities[1] >= qualities[0]
+
+
+@pytest.mark.parametrize("wrong", [0, 4, 1.5, True, "2", None])
+def test_effort_out_of_range_is_refused(wrong: Any, small: Image.Image) -> None:
+    for attempt in (
+        lambda: to_bytes(small, effort=wrong),
+        lambda: pillow_mcquic.encode(np.asarray(small), effort=wrong),
+        lambda: encode_tensor(torch.zeros(3, 16, 16, dtype=torch.uint8), effort=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"effort must be 1 \(fast\), 2 or 3"):
+            attempt()
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_effort_works_in_every_mode_of_the_caller(mode: Any, small: Image.Image, monkeypatch: Any) -> None:
+    """Even where the weights are loaded in a caller's inference mode."""
+    monkeypatch.setattr(codec, "_loaded", {})
+    with mode():
+        data = to_bytes(small, effort=2)
+    assert data == to_bytes(small, effort=2)
+    assert not any(p.requires_grad for p in codec.load_weights(weights.default_id()).model.parameters())
+
+
+def test_tensors_and_arrays_are_refined_alike(small: Image.Image) -> None:
+    pixels = np.array(small)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    alone = pillow_mcquic.encode(pixels, effort=2)
+    assert encode_tensor(tensor, effort=2) == alone
+    assert encode_tensor(tensor[None].repeat(2, 1, 1, 1), effort=2)[1] == alone
+
+
+def state(engine: Engine, image: torch.Tensor, quality: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    with torch.no_grad():
+        y1 = engine._latent(image, quality)
+        return engine._quantise(y1, quality)
+
+
+def test_gradient_of_the_distortion_is_that_of_the_decoder(engine: Engine, photo: Image.Image) -> None:
+    """Checked by moving the latents a little along it."""
+    image = engine._image(np.array(photo.crop((300, 100, 412, 212))))
+    codes, classes = state(engine, image, 1024)
+    q = engine._quality(1024)
+    with torch.no_grad():
+        features = engine.features(codes, classes, q)
+        here, gradient = refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=True)
+        move = -1e-4 * gradient / gradient.abs().max()
+        latent = engine.latent
+        engine.latent = lambda *given: latent(*given) + move  # type: ignore[method-assign]
+        there, none = refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=False)
+    assert there - here == pytest.approx(float((gradient * move).sum()), rel=0.05)
+    assert there < here
+    assert not none.any()
+
+
+def test_gradient_does_not_depend_on_tiles(engine: Engine, photo: Image.Image) -> None:
+    image = engine._image(np.array(photo.crop((300, 100, 460, 244))))  # too small for MS-SSIM, which is of a whole tile
+    codes, classes = state(engine, image, 1024)
+    q = engine._quality(1024)
+    with torch.no_grad():
+        features = engine.features(codes, classes, q)
+        found = []
+        for positions in (8192, 20):
+            engine.tile_positions = positions
+            found.append(refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=True))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-3 * float(found[0][1].abs().max()))
+
+
+def test_command_line_takes_an_effort(small: Image.Image, tmp_path: Path) -> None:
+    source = tmp_path / "in.png"
+    small.save(source)
+    assert cli.main(["encode", str(source), "-q", "3", "--effort", "2"]) == 0
+    assert (tmp_path / "in.mcq").read_bytes() == to_bytes(small, quality=3, effort=2)
+    with pytest.raises(SystemExit):
+        cli.main(["encode", str(source), "--effort", "9"])
