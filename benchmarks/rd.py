@@ -73,6 +73,7 @@ def heic() -> Codec:
     return pillow("HEIF", HEIC)
 
 
+OURS = ("mcq", "mcq-e3")
 AVIF = HEIC = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
 CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
@@ -159,11 +160,11 @@ def means(rows: list[Row], codec: str, metrics: list[str]) -> list[dict[str, flo
     return table
 
 
-def monotone(rows: list[Row], metrics: list[str]) -> list[str]:
-    """Where a figure of mcq does not rise with quality, image by image."""
+def monotone(rows: list[Row], codec: str, metrics: list[str]) -> list[str]:
+    """Where a figure of a codec does not rise with its setting, image by image."""
     found = []
     for name in dict.fromkeys(r["image"] for r in rows):
-        mine = [r for r in rows if r["image"] == name and r["codec"] == "mcq"]
+        mine = [r for r in rows if r["image"] == name and r["codec"] == codec]
         for lower, upper in itertools.pairwise(mine):
             found += [f"{name}: {f} at {upper['setting']:g}" for f in ("bpp", *metrics) if upper[f] <= lower[f]]
     return found
@@ -198,13 +199,13 @@ def lossless(folder: str) -> list[Path]:
     return found
 
 
-def bd_table(rows: list[Row], codecs: list[str], metrics: list[str]) -> str:
-    """BD-rates of mcq against every other codec, curves of means over images, in Markdown."""
-    lines = ["| mcq against | " + " | ".join(METRICS[m] for m in metrics) + " |", f"|---|{'---|' * len(metrics)}"]
-    for anchor in (name for name in codecs if name != "mcq"):
+def bd_table(rows: list[Row], codec: str, codecs: list[str], metrics: list[str]) -> str:
+    """BD-rates of a codec against every other, curves of means over images, in Markdown."""
+    lines = [f"| {codec} against | " + " | ".join(METRICS[m] for m in metrics) + " |", f"|---|{'---|' * len(metrics)}"]
+    for anchor in (name for name in codecs if name != codec):
         cells = []
         for metric in metrics:
-            curves = [[(r["bpp"], r[metric]) for r in means(rows, c, metrics)] for c in (anchor, "mcq")]
+            curves = [[(r["bpp"], r[metric]) for r in means(rows, c, metrics)] for c in (anchor, codec)]
             cells.append(f"{100 * bd_rate(*curves):+.1f} %")
         lines.append(f"| {anchor} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -225,9 +226,9 @@ def run(args: argparse.Namespace) -> None:
     rows, codecs, metrics = measure(args)
     for name in codecs:
         print(f"\n{name} over {len(lossless(args.images))} images\n{means_table(rows, name, metrics)}")
-    if "mcq" in codecs:
-        print(f"\nBD-rates\n{bd_table(rows, codecs, metrics)}")
-        falls = monotone(rows, metrics)
+    for name in (name for name in codecs if name in OURS):
+        print(f"\nBD-rates\n{bd_table(rows, name, codecs, metrics)}")
+        falls = monotone(rows, name, metrics)
         print(f"\nfigures that do not rise with quality on an image: {'; '.join(falls) or 'none'}")
     if args.csv:
         columns = ["image", "codec", "setting", "bpp", *metrics]

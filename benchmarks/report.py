@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         f"<p>{len(paths)} images, model {weights.default_id().hex()}, {date.today()}; bytes of real files.</p>",
         f'<img class="plot" src="{url}" alt="rate against distortion">',
         "<h2>BD-rate</h2><p>Bytes that mcq needs for the same figure, against each codec.</p>",
-        to_html(rd.bd_table(rows, codecs, metrics)),
+        to_html(rd.bd_table(rows, "mcq", codecs, metrics)),
     ]
     for name in codecs:
         table = to_html(rd.means_table(rows, name, metrics))

@@ -41,10 +41,11 @@ def test_decode_in_the_parent_then_in_children(method: str, small_file: bytes) -
 
 
 @pytest.mark.skipif("fork" not in METHODS, reason="no fork on this platform")
-def test_encode_in_the_parent_then_in_a_forked_child(small: Image.Image) -> None:
-    to_bytes(small)
+@pytest.mark.parametrize("effort", [1, 2])  # 2 runs backwards too, with threads of its own where there is CUDA
+def test_encode_in_the_parent_then_in_a_forked_child(effort: int, small: Image.Image) -> None:
+    to_bytes(small, effort=effort)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        data = pool.apply_async(to_bytes, (small,)).get(timeout=120)
+        data = pool.apply_async(to_bytes, (small,), {"effort": effort}).get(timeout=120)
     assert from_bytes(data).size == small.size
 
 
