@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     speed.add_argument("--megapixels", default="0.4,2,12,50")
     speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     speed.add_argument("--quality", type=float, default=4)
+    speed.add_argument("--effort", type=int, default=1)
     peers = commands.add_parser("peers", help="seconds beside other codecs, in turn, at equal bytes")
     peers.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
     peers.add_argument("--megapixels", default="0.4,2,12")

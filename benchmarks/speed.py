@@ -59,7 +59,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one_size(folder: str, megapixels: float, threads: int, quality: float) -> dict[str, Any]:
+def one_size(folder: str, megapixels: float, threads: int, quality: float, effort: int) -> dict[str, Any]:
     """All figures of one size, in this process."""
     import torch
 
@@ -68,7 +68,7 @@ def one_size(folder: str, megapixels: float, threads: int, quality: float) -> di
 
     if threads:
         torch.set_num_threads(threads)
-    warm = codec.encode(np.zeros((64, 64, 3), np.uint8))
+    warm = codec.encode(np.zeros((64, 64, 3), np.uint8), effort=effort)
     codec.decode(warm)
     idle = peak_mb()
     picture = mosaic(folder, megapixels)
@@ -92,7 +92,7 @@ def one_size(folder: str, megapixels: float, threads: int, quality: float) -> di
             spent.update(dict.fromkeys(STAGES, 0.0))
             began = time.perf_counter()
             if direction == "encode":
-                data = codec.encode(picture, quality=quality)
+                data = codec.encode(picture, quality=quality, effort=effort)
             else:
                 codec.decode_file(container.read(io.BytesIO(data)))
             total = time.perf_counter() - began
@@ -143,9 +143,11 @@ def first_calls(folder: str) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table of all sizes."""
     if os.environ.get("BENCHMARK_ONE_SIZE"):
-        print(json.dumps(one_size(args.images, float(args.megapixels), args.threads, args.quality)))
+        print(json.dumps(one_size(args.images, float(args.megapixels), args.threads, args.quality, args.effort)))
         return
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, quality {args.quality:g}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, quality {args.quality:g}, effort {args.effort}"
+    )
     print(
         "| MP | threads | bpp | encode s | s/MP | networks, tables, coder, rest | decode s | s/MP "
         "| networks, tables, coder, rest | peak MB over idle: encode, decode |"
@@ -154,6 +156,7 @@ def run(args: argparse.Namespace) -> None:
     for megapixels in args.megapixels.split(","):
         command = [sys.executable, "-m", "benchmarks", "speed", "--images", args.images, "--megapixels", megapixels]
         command += ["--threads", str(args.threads), "--quality", str(args.quality)]
+        command += ["--effort", str(args.effort)]
         env = {**os.environ, "BENCHMARK_ONE_SIZE": "1"}
         out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
         r = json.loads(out)

@@ -14,8 +14,8 @@ from . import coder
 from .codec import SYNTHESIS_REACH, Engine, magnified, windows, within
 
 ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
-RATE, LAST_RATE = 0.1, 0.01  # quantiser steps that a latent moves in the first round and in the last
-MEMORY = 0.9, 0.98  # of Adam's running means, of slopes and of their squares
+RATE, LAST_RATE = 0.2, 0.02  # quantiser steps that a latent moves in the first round and in the last
+MEMORY = 0.7, 0.9  # of Adam's running means, of slopes and of their squares
 SMALLEST = 0.01  # slope, in bits a step, below which a latent moves less
 TEMPERATURE = 1.5  # bits, of `expected_gradient`
 
