@@ -145,9 +145,8 @@ def run(args: argparse.Namespace) -> None:
     if os.environ.get("BENCHMARK_ONE_SIZE"):
         print(json.dumps(one_size(args.images, float(args.megapixels), args.threads, args.quality, args.effort)))
         return
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, quality {args.quality:g}, effort {args.effort}"
-    )
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, quality {args.quality:g}, effort {args.effort}")
     print(
         "| MP | threads | bpp | encode s | s/MP | networks, tables, coder, rest | decode s | s/MP "
         "| networks, tables, coder, rest | peak MB over idle: encode, decode |"
