@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "3d182316d3293003"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "2021d79ba5ce9258"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "176a5ecff36516d5"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "fb73067c0d1e87bd"),
-    "grey.mcq": ((128, 112), "L", 5.0, "1ba662bb866a4310"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2a96dd3b644b962f"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "4adc0281c9f50c64"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "6368ee40155ed726"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "ec42075e9d6ccc60"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "081a34e18cb6c1c5"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "377f827ffca34aa5"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "fdda5451d783e3ff"),
+    "grey.mcq": ((128, 112), "L", 5.0, "678707ccca1cd874"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1bfebb11d97950c4"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "a7c6a1566257b2c7"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "b82f26ffdca9c1c1"),
 }
 
 
