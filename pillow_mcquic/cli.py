@@ -338,7 +338,7 @@ def add_effort(command: argparse.ArgumentParser) -> None:
         type=int,
         choices=codec.EFFORTS,
         default=codec.EFFORT_DEFAULT,
-        help="3 is slow and smallest, default 1",
+        help="3 is slow and best for the bytes, default 1",
     )
 
 

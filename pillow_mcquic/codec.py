@@ -55,7 +55,7 @@ def quality_in_256ths(quality: object) -> int:
 def check_effort(effort: object) -> int:
     """Check an effort argument; ValueError naming the choice otherwise."""
     if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in EFFORTS:
-        raise ValueError(f"effort must be 1 (fast), 2 or 3 (smallest files), got {effort!r}")
+        raise ValueError(f"effort must be 1 (fast), 2 or 3 (best for the bytes), got {effort!r}")
     return int(effort)
 
 
@@ -527,8 +527,8 @@ def encode(
     pixels: uint8, (H, W) grey, (H, W, 1..4) grey, grey + alpha, RGB, RGBA.
     quality: 1 (smallest) to 8 (best), fractions between; default 4.  Instead of it `target_bpp` (bits per
     pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches) or `max_bytes` (the best
-    quality whose file is no larger).  effort: 1 (fast), 2 or 3 (slow, for smaller files; decoding is the same); it
-    needs 40 bytes a pixel above 1.  chunks: payloads of metadata chunks by type (see `container`).
+    quality whose file is no larger).  effort: 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes;
+    decoding is the same); above 1 it needs some 40 bytes a pixel.  chunks: payloads of metadata chunks by type (see `container`).
     Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
     given = [
