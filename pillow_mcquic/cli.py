@@ -336,7 +336,7 @@ def add_effort(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--effort",
         type=int,
-        choices=codec.EFFORTS,
+        choices=codec.REFINEMENT_ROUNDS,
         default=codec.EFFORT_DEFAULT,
         help="3 is slow and best for the bytes, default 1",
     )

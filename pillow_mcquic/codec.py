@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 QUALITY_DEFAULT = 4.0
 EFFORT_DEFAULT = 1
-EFFORTS = (1, 2, 3)
+REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
-ANALYSIS_REACH, SYNTHESIS_REACH, PREVIEW_REACH = 6, 6, 1  # positions a network sees beyond its own
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
@@ -54,7 +53,7 @@ def quality_in_256ths(quality: object) -> int:
 
 def check_effort(effort: object) -> int:
     """Check an effort argument; ValueError naming the choice otherwise."""
-    if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in EFFORTS:
+    if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in REFINEMENT_ROUNDS:
         raise ValueError(f"effort must be 1 (fast), 2 or 3 (best for the bytes), got {effort!r}")
     return int(effort)
 
@@ -188,7 +187,7 @@ class Engine:
 
             channels = model.quantiser1.channels + model.config.analysis_width_16
             analysed = self._floats(1, channels, image.shape[2] // 16, image.shape[3] // 16)
-            tiled(run, [(image, 16)], analysed, 1, ANALYSIS_REACH, self.tile_positions)
+            tiled(run, [(image, 16)], analysed, 1, model.analysis_reach, self.tile_positions)
             return analysed
 
     def quantise(
@@ -198,10 +197,9 @@ class Engine:
 
         `analysed`: what `analyse` gave for these pixels, to save doing it again.
         """
-        image = self._image(pixels)
         with self.torch.inference_mode(), self.networks():
             if analysed is None:
-                y1 = self._latent(image, quality)
+                y1 = self._latent(self._image(pixels), quality)
             else:
                 channels = self.model.quantiser1.channels
                 y1 = self._floats(1, channels, *analysed.shape[2:])
@@ -210,9 +208,10 @@ class Engine:
                     linear, features = window[:, :channels], window[:, channels:].to(self.dtype)
                     return self.model.analyse_features(linear, features, self._quality(quality))
 
-                tiled(finish, [(analysed, 1)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+                tiled(finish, [(analysed, 1)], y1, 1, self.model.analysis_reach, self.tile_positions)
             codes, classes = self._quantise(y1, quality)
-        codes, classes = self._refine(image, y1, codes, classes, quality, effort)
+        if REFINEMENT_ROUNDS[effort]:
+            codes, classes = self._refine(self._image(pixels), y1, codes, classes, quality, effort)
         return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
     def quantise_images(
@@ -222,21 +221,22 @@ class Engine:
         with self.torch.inference_mode(), self.networks():
             y1 = self._latent(images, quality)
             codes, classes = self._quantise(y1, quality)
-        return self._refine(images, y1, codes, classes, quality, effort)
+        if REFINEMENT_ROUNDS[effort]:
+            codes, classes = self._refine(images, y1, codes, classes, quality, effort)
+        return codes, classes
 
     def _refine(
         self, images: Tensor, scaled: Tensor, codes: list[Tensor], classes: list[Tensor], quality: int, effort: int
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Codes and classes (B, ...) as `refine` leaves them after the rounds of an effort."""
-        if effort == 1:
-            return codes, classes
-        from .refine import ROUNDS, refine
+        from .refine import refine
 
         def picture(i: int, tensors: list[Tensor]) -> list[Tensor]:
             return [t[i : i + 1] for t in tensors]
 
+        rounds = REFINEMENT_ROUNDS[effort]
         done = [
-            refine(self, image[None], own[None], picture(i, codes), picture(i, classes), quality, ROUNDS[effort])
+            refine(self, image[None], own[None], picture(i, codes), picture(i, classes), quality, rounds)
             for i, (image, own) in enumerate(zip(images, scaled, strict=True))
         ]
         codes, classes = (
@@ -253,7 +253,7 @@ class Engine:
         def analyse(window: Tensor) -> Tensor:
             return self.model.analyse(window * unit, q)
 
-        tiled(analyse, [(images, 16)], y1, 1, ANALYSIS_REACH, self.tile_positions)
+        tiled(analyse, [(images, 16)], y1, 1, self.model.analysis_reach, self.tile_positions)
         return y1
 
     def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -275,7 +275,7 @@ class Engine:
                 scaled = [(y2 - mean) * model.gain(2, q)]
             elif level == 2:
                 features = self._predict_1(codes, classes, features, mean, q, sizes[0])
-                tiled(scale, [(y1, 1), (features, 1)], y1, 1, 1, self.tile_positions)
+                tiled(scale, [(y1, 1), (features, 1)], y1, 1, model.mean_reach, self.tile_positions)
                 scaled = self.torch.split(y1, model.quantiser1.channel_split, 1)
             return codes
 
@@ -296,19 +296,24 @@ class Engine:
         ]
         return self.torch.cat(strips, 2)
 
+    def _hidden_1(self, codes3: Tensor, codes2: Tensor, quality: int) -> list[Tensor]:
+        """What the codes of levels 3 and 2 (B, ...) tell the classes of level 1, of each image."""
+        return [self.weights.prior.hidden_1(*both, quality) for both in zip(codes3, codes2, strict=True)]
+
     def _level_1(
         self,
         codes_of: Callable[[int, Tensor], Tensor],
-        codes3: Tensor,
-        codes2: Tensor,
+        hidden: list[Tensor],
         quality: int,
         size: tuple[int, int],
         banks: int,
     ) -> tuple[Tensor, Tensor]:
-        """Codes and classes of the first banks of level 1; `codes_of` gives a bank's codes once it has classes."""
+        """Codes and classes of the first banks of level 1; `codes_of` gives a bank's codes once it has classes.
+
+        hidden: of `_hidden_1`.
+        """
         torch, prior = self.torch, self.weights.prior
-        hidden = [prior.hidden_1(mine3, mine2, quality) for mine3, mine2 in zip(codes3, codes2, strict=True)]
-        energy = torch.empty((len(codes3), 0, *size), dtype=torch.int16, device=self.device)
+        energy = torch.empty((len(hidden), 0, *size), dtype=torch.int16, device=self.device)
         codes, classes = [], []
         for bank in range(banks):
             known = zip(hidden, energy, strict=True)
@@ -343,7 +348,8 @@ class Engine:
             codes3 = codes_of(3, 0, classes3)
             classes2 = torch.stack([prior.classes_2(mine, quality, sizes[1]) for mine in codes3])
             codes2 = codes_of(2, 0, classes2)
-            codes1, classes1 = self._level_1(partial(codes_of, 1), codes3, codes2, quality, sizes[0], banks)
+            hidden = self._hidden_1(codes3, codes2, quality)
+            codes1, classes1 = self._level_1(partial(codes_of, 1), hidden, quality, sizes[0], banks)
         return [codes1, codes2, codes3], [classes1, classes2, classes3]
 
     def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
@@ -415,7 +421,7 @@ class Engine:
             # channels last in memory, so that an array comes out without another copy
             out: Tensor = torch.empty(B, h * side, w * side, 1 if grey else 3, dtype=torch.uint8, device=self.device)
             out = out.permute(0, 3, 1, 2)
-            reach = SYNTHESIS_REACH if scale == 1 else PREVIEW_REACH
+            reach = model.synthesis_reach if scale == 1 else model.mean_reach
             tiled(decode, [(codes[0], 1), (classes[0], 1), (features, 1)], out, side, reach, self.tile_positions)
         return out
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from . import coder
-from .codec import SYNTHESIS_REACH, Engine, magnified, windows, within
+from .codec import Engine, magnified, windows, within
 
-ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 RATE, LAST_RATE = 0.2, 0.02  # quantiser steps that a latent moves in the first round and in the last
 MEMORY = 0.7, 0.9  # of Adam's running means, of slopes and of their squares
 SMALLEST = 0.01  # slope, in bits a step, below which a latent moves less
@@ -35,7 +34,13 @@ def refine(
     with torch.inference_mode(False), torch.no_grad(), engine.networks():
         scaled = scaled.clone()  # what was made in inference mode may not change out of it
         first, second = torch.zeros_like(scaled), torch.zeros_like(scaled)
+        parts = torch.split(scaled, model.quantiser1.channel_split, 1)
         features = engine.features(codes, classes, q)
+        hidden = engine._hidden_1(codes[2], codes[1], quality)
+
+        def assign(bank: int, known: Tensor) -> Tensor:
+            return engine._assign(1, bank, parts[bank], known)
+
         for done in range(rounds + 1):
             last = done == rounds
             distortion, gradient = distort(engine, image, mine, kinds, features, q, want_gradient=not last)
@@ -52,12 +57,7 @@ def refine(
             rate = RATE + (LAST_RATE - RATE) * done / rounds
             steps *= rate / (1 - MEMORY[0] ** (done + 1))
             scaled -= steps.mul_(first).div_(second.div(1 - MEMORY[1] ** (done + 1)).sqrt_().add_(SMALLEST))
-            parts = torch.split(scaled, model.quantiser1.channel_split, 1)
-
-            def assign(bank: int, known: Tensor, parts: tuple[Tensor, ...] = parts) -> Tensor:
-                return engine._assign(1, bank, parts[bank], known)
-
-            mine, kinds = engine._level_1(assign, codes[2], codes[1], quality, size, len(parts))
+            mine, kinds = engine._level_1(assign, hidden, quality, size, len(parts))
     return [best[0], *codes[1:]], [best[1], *classes[1:]]
 
 
@@ -75,7 +75,7 @@ def distort(
     model, distortion = engine.model, engine.weights.config.distortion
     _, _, h, w = codes.shape
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
-    for inner, outer in windows(h, w, engine.tile_positions, SYNTHESIS_REACH):
+    for inner, outer in windows(h, w, engine.tile_positions, model.synthesis_reach):
         z1 = engine.latent(codes[outer], classes[outer], features[outer], quality)
         x = image[magnified(inner, 16)] * engine._unit()
         with torch.set_grad_enabled(want_gradient):
@@ -94,24 +94,21 @@ def expected_slopes(
 ) -> tuple[Tensor, Tensor]:
     """`Codebooks.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the scaled residuals."""
     quantiser = engine.model.quantiser1
-    slopes, steps = torch.empty_like(scaled), torch.empty_like(scaled)
     rows = max(1, engine.tile_positions // scaled.shape[3])
-    for top in range(0, scaled.shape[2], rows):
-        strip = slice(top, top + rows)
-        split = [
-            torch.split(t[:, :, strip], sizes, 1)
-            for t, sizes in (
-                (scaled, quantiser.channel_split),
-                (codes, quantiser.symbol_split),
-                (classes, quantiser.group_split),
-                (gradient, quantiser.channel_split),
-                (slopes, quantiser.channel_split),
-                (steps, quantiser.channel_split),
-            )
-        ]
-        for bank, costs, *parts, mine, sizes in zip(quantiser.codebooks, engine.costs[0], *split, strict=True):
-            with torch.autocast(scaled.device.type, enabled=False):
-                found, step = bank.slopes(*parts, costs, TEMPERATURE)
-            mine.copy_(found)
-            sizes.copy_(step)
-    return slopes, steps
+    banks = [
+        torch.split(t, sizes, 1)
+        for t, sizes in (
+            (scaled, quantiser.channel_split),
+            (codes, quantiser.symbol_split),
+            (classes, quantiser.group_split),
+            (gradient, quantiser.channel_split),
+        )
+    ]
+    slopes, steps = [], []
+    for bank, costs, *parts in zip(quantiser.codebooks, engine.costs[0], *banks, strict=True):
+        strips = zip(*(torch.split(t, rows, 2) for t in parts), strict=True)
+        with torch.autocast(scaled.device.type, enabled=False):
+            found = [bank.slopes(*strip, costs, TEMPERATURE) for strip in strips]
+        slopes.append(torch.cat([slope for slope, _ in found], 2))
+        steps.append(torch.cat([step for _, step in found], 2))
+    return torch.cat(slopes, 1), torch.cat(steps, 1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+QUALITIES = 8
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -33,13 +34,13 @@ class Distortion:
     msssim_growth: float = -0.04
 
     def __post_init__(self) -> None:
-        ends = self.msssim, self.msssim + 7 * self.msssim_growth
+        ends = self.msssim, self.msssim + (QUALITIES - 1) * self.msssim_growth
         if not 0 <= min(ends) <= max(ends) <= 1:
             raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
 
     def weight(self, quality: Tensor) -> Tensor:
         """lambda of each quality (any shape)."""
-        growth = math.log(self.lambda_high / self.lambda_low) / 7
+        growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)
         return torch.exp(math.log(self.lambda_low) + growth * (quality - 1))
 
     def share(self, quality: Tensor) -> Tensor:

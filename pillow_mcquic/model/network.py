@@ -22,10 +22,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distortion import Distortion
+from .distortion import QUALITIES, Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
-QUALITIES = 8
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
@@ -307,6 +306,10 @@ class Model(nn.Module):
         self.quantiser3 = Quantiser(c.level3, c.classes)
         n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
         self.deep = deep = n1 - c.linear_channels  # channels of y1 that the networks see
+        # level-1 positions that a part of the model sees beyond its own: one a block at 1/16, two blocks at 1/8
+        self.analysis_reach = c.analysis_blocks_16 + -(-c.analysis_blocks_8 // 2)
+        self.mean_reach = 1
+        self.synthesis_reach = self.mean_reach + c.synthesis_blocks_16 + -(-c.synthesis_blocks_8 // 2)
         hyper = c.hyper_width
 
         self.analysis_8 = nn.Sequential(
@@ -364,7 +367,7 @@ class Model(nn.Module):
     # --- the steps of encoding and decoding, each local: the codec may run them tile by tile ---
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: 6 positions."""
+        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: `analysis_reach`."""
         return self.analyse_features(*self.analyse_pixels(x), quality)
 
     def analyse_pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -406,7 +409,7 @@ class Model(nn.Module):
         return t
 
     def mean_1(self, features: Tensor) -> Tensor:
-        """Level-1 features -> mean of the first `deep` channels of y1 (the rest have mean 0), float32.  Reach: 1."""
+        """Level-1 features -> mean of the first `deep` channels of y1 (the rest: 0), float32.  Reach: `mean_reach`."""
         t: Tensor = self.means_1(features).float()
         return t * self.deviation[: self.deep].view(1, -1, 1, 1)
 
@@ -415,7 +418,10 @@ class Model(nn.Module):
         return y1[:, : self.deep] / self.deviation[: self.deep].view(1, -1, 1, 1)
 
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.  Reach: 5."""
+        """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.
+
+        Reach: `synthesis_reach`, with that of the mean.
+        """
         with torch.autocast(z1.device.type, enabled=False):
             rows = z1.float().permute(0, 2, 3, 1).contiguous()
             linear = from_patches(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)

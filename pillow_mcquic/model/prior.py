@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .network import QUALITIES, ClassNetwork, Config, ContextNetwork
+from .distortion import QUALITIES
+from .network import ClassNetwork, Config, ContextNetwork
 
 QUALITY_ONE = 256  # quality is an integer number of 256ths: 256..2048
 EMBEDDING_SCALE = 64  # of codewords; times ClassNetwork.SCALE_IN this is ACTIVATION_ONE

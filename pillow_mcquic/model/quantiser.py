@@ -250,7 +250,7 @@ def expected_gradient(
     for x is where `slope` = g + 2 w (x - c) vanishes: there the distortion, its curvature w, has its minimum over this
     vector, and what its word costs is for the search to weigh.  How much being elsewhere matters, the expectation says:
     returns 2 w / T Cov_p(c) slope, which is about the slope where words lie dense and 0 where one word is certain.
-    (The gradient alone, straight through, rests where the cost is 5 % above the least: docs/training-log.md, run 16.)
+    (The gradient alone, straight through, ends 5 % above where it began: docs/training-log.md, before run 16.)
 
     slope, x (groups, N, dim); words (groups, K, dim); rates and row: of the last stage, as of `Rates`; temperature T in
     bits: 1.5 lets a word scatter as an error that is uniform over a cell does.

@@ -10,9 +10,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.distortion import QUALITIES
 from ..model.network import (
     MEAN_SCALE,
-    QUALITIES,
     ClassNetwork,
     Config,
     ContextNetwork,
@@ -133,13 +133,13 @@ class BankTables(nn.Module):
             rates = Rates([table.detach() for table in bits], low, share.detach())
             choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
-        soft = Rates(bits, low, share)
+        learned = Rates(bits, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
         spent = rows.new_zeros(())
         for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
-            word, row = pick(words, index), soft.row(stage, busy)
-            spent = spent + soft.of(stage, busy, index).sum()
+            word, row = pick(words, index), learned.row(stage, busy)
+            spent = spent + learned.of(stage, busy, index).sum()
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
@@ -154,7 +154,7 @@ class BankTables(nn.Module):
             self.error_per_bit,
         )
         spent = spent + nothing
-        distance = ((total - rows.detach()) ** 2).sum()
+        codebook_loss = ((total - rows.detach()) ** 2).sum()
         error = (total - rows).detach()
         quantised = coarse + expected + (total - total.detach())
         seen = quantised + (rounded - quantised).detach()
@@ -163,7 +163,7 @@ class BankTables(nn.Module):
         if decoded.requires_grad:
             rank = (quality.round().long() - 1).repeat_interleave(h * w)
             decoded.register_hook(lambda gradient: self.observe(gradient * step, error, rank, c.detach()))
-        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, distance
+        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, codebook_loss
 
     def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:
         """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""

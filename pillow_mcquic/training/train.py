@@ -20,6 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.distortion import QUALITIES
 from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
@@ -27,7 +28,7 @@ from .settings import Settings
 
 def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
     """The objective a run begins with; without `klt` its transforms are empty, to be filled with a state."""
-    weights = settings.model.distortion.weight(torch.arange(1.0, 9.0))
+    weights = settings.model.distortion.weight(1.0 + torch.arange(QUALITIES))
     return new_objective(settings.model, klt, weights, settings.lambda_reference)
 
 
