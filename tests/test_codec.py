@@ -232,7 +232,8 @@ def test_bad_precision_is_refused() -> None:
         runtime.configure(precision="float64")
 
 
-def test_inference_leaves_torch_as_it_was(small: Image.Image) -> None:
+@pytest.mark.parametrize("effort", [1, 2])
+def test_inference_leaves_torch_as_it_was(small: Image.Image, effort: int) -> None:
     import torch
 
     def state() -> list[object]:
@@ -247,19 +248,21 @@ def test_inference_leaves_torch_as_it_was(small: Image.Image) -> None:
         ]
 
     before = state()
-    pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small)))
+    pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small), effort=effort))
     assert state() == before
 
 
-def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image) -> None:
+@pytest.mark.parametrize("effort", [1, 2])
+def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image, effort: int) -> None:
     import torch
 
     pixels = np.asarray(small)
-    expected = pillow_mcquic.encode(pixels)
+    data = pillow_mcquic.encode(pixels, effort=effort)
+    decoded = pillow_mcquic.decode(data)
     torch.set_default_dtype(torch.float64)
     try:
-        assert pillow_mcquic.encode(pixels) == expected
-        assert np.array_equal(pillow_mcquic.decode(expected), pillow_mcquic.decode(expected))
+        assert pillow_mcquic.encode(pixels, effort=effort) == data
+        assert np.array_equal(pillow_mcquic.decode(data), decoded)
     finally:
         torch.set_default_dtype(torch.float32)
 

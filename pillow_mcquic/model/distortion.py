@@ -69,17 +69,14 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     The usual figure at a quarter of the usual time.  a, b: (B, C, H, W) float32 in 0..1, sides of `LEAST_SIDE` or more.
     Returns (B,), the mean over channels.
     """
-    at = torch.arange(WINDOW, device=a.device) - WINDOW // 2
-    line = torch.exp(-at.square() / (2 * SIGMA**2))
-    line = line / line.sum()
-    channels = a.shape[1]
-    factors = []
+    a, b, factors = a.contiguous(), b.contiguous(), []
     for scale, stride in enumerate(STRIDES):
-        maps = torch.cat([a, b, a * a, b * b, a * b], 1).contiguous()
-        for shape, strides in (((1, WINDOW), (1, stride)), ((WINDOW, 1), (stride, 1))):
-            kernel = line.view(1, 1, *shape).repeat(5 * channels, 1, 1, 1)
-            maps = F.conv2d(maps, kernel, stride=strides, groups=5 * channels)
-        mean_a, mean_b, square_a, square_b, product = torch.split(maps, channels, 1)
+        rows, columns = (blur_matrix(side, stride, a) for side in a.shape[2:])
+
+        def blur(x: Tensor, rows: Tensor = rows, columns: Tensor = columns) -> Tensor:
+            return rows @ (x @ columns.t())
+
+        mean_a, mean_b, square_a, square_b, product = map(blur, (a, b, a * a, b * b, a * b))
         means = mean_a * mean_b
         squares = mean_a.square() + mean_b.square()
         factor = (2 * (product - means) + C2) / (square_a + square_b - squares + C2)
@@ -89,6 +86,17 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         if scale < len(STRIDES) - 1:
             padding = [side % 2 for side in a.shape[2:]]
             a, b = (F.avg_pool2d(x, 2, padding=padding) for x in (a, b))
-    powers = torch.tensor(WEIGHTS, device=a.device)[:, None, None]
+    powers = torch.tensor(WEIGHTS, dtype=a.dtype, device=a.device)[:, None, None]
     figure: Tensor = (torch.stack(factors) ** powers).prod(0).mean(1)
     return figure
+
+
+def blur_matrix(side: int, stride: int, like: Tensor) -> Tensor:
+    """A Gaussian window at every `stride`-th place where it fits, as a matrix (places, side) for tensors as `like`.
+
+    On many pictures its product with their rows takes half the time of a convolution, zeros and all; on one the same.
+    """
+    places = stride * torch.arange((side - WINDOW) // stride + 1, device=like.device)
+    at = torch.arange(side, device=like.device) - places[:, None]
+    line = torch.exp((at - WINDOW // 2).square().to(like.dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))
+    return line / line.sum(1, keepdim=True)
