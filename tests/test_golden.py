@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "ec42075e9d6ccc60"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "081a34e18cb6c1c5"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "377f827ffca34aa5"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "fdda5451d783e3ff"),
-    "grey.mcq": ((128, 112), "L", 5.0, "678707ccca1cd874"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1bfebb11d97950c4"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "a7c6a1566257b2c7"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "b82f26ffdca9c1c1"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "2ddefe2c65e9f5e1"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "4ff8d35cf5ec9488"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "9c95d031dc41e66f"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "e1b237a24c137473"),
+    "grey.mcq": ((128, 112), "L", 5.0, "f72f0d857078bbb0"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1257b011d5f2b73e"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "4b9c6216ae1ed1d7"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "7c97d32b90f7a6bd"),
 }
 
 

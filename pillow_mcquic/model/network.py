@@ -39,14 +39,14 @@ class Config:
     analysis_width_8: int = 128
     analysis_blocks_8: int = 2
     analysis_width_16: int = 320
-    analysis_blocks_16: int = 4
+    analysis_blocks_16: int = 6
     # hyper transforms and means at 1/64, 1/32 and 1/16
     hyper_width: int = 192
     means_blocks: int = 2
     means_expansion_1: int = 0  # of the one block at 1/16
     # synthesis transform: blocks at 1/16, at 1/8 and at 1/4, the pixels of the last two added (0: none at 1/4)
     synthesis_width_16: int = 192
-    synthesis_blocks_16: int = 3
+    synthesis_blocks_16: int = 5
     synthesis_width_8: int = 88
     synthesis_blocks_8: int = 2
     synthesis_blocks_4: int = 0
