@@ -210,8 +210,8 @@ class Engine:
 
                 tiled(finish, [(analysed, 1)], y1, 1, self.model.analysis_reach, self.tile_positions)
             codes, classes = self._quantise(y1, quality)
-        if REFINEMENT_ROUNDS[effort]:
-            codes, classes = self._refine(self._image(pixels), y1, codes, classes, quality, effort)
+        if rounds := REFINEMENT_ROUNDS[effort]:
+            codes, classes = self._refine(self._image(pixels), y1, codes, classes, quality, rounds)
         return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
     def quantise_images(
@@ -221,20 +221,19 @@ class Engine:
         with self.torch.inference_mode(), self.networks():
             y1 = self._latent(images, quality)
             codes, classes = self._quantise(y1, quality)
-        if REFINEMENT_ROUNDS[effort]:
-            codes, classes = self._refine(images, y1, codes, classes, quality, effort)
+        if rounds := REFINEMENT_ROUNDS[effort]:
+            codes, classes = self._refine(images, y1, codes, classes, quality, rounds)
         return codes, classes
 
     def _refine(
-        self, images: Tensor, scaled: Tensor, codes: list[Tensor], classes: list[Tensor], quality: int, effort: int
+        self, images: Tensor, scaled: Tensor, codes: list[Tensor], classes: list[Tensor], quality: int, rounds: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Codes and classes (B, ...) as `refine` leaves them after the rounds of an effort."""
+        """Codes and classes (B, ...) as `refine` leaves them."""
         from .refine import refine
 
         def picture(i: int, tensors: list[Tensor]) -> list[Tensor]:
             return [t[i : i + 1] for t in tensors]
 
-        rounds = REFINEMENT_ROUNDS[effort]
         done = [
             refine(self, image[None], own[None], picture(i, codes), picture(i, classes), quality, rounds)
             for i, (image, own) in enumerate(zip(images, scaled, strict=True))

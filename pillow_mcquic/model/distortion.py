@@ -72,11 +72,8 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     a, b, factors = a.contiguous(), b.contiguous(), []
     for scale, stride in enumerate(STRIDES):
         rows, columns = (blur_matrix(side, stride, a) for side in a.shape[2:])
-
-        def blur(x: Tensor, rows: Tensor = rows, columns: Tensor = columns) -> Tensor:
-            return rows @ (x @ columns.t())
-
-        mean_a, mean_b, square_a, square_b, product = map(blur, (a, b, a * a, b * b, a * b))
+        blurred = (rows @ (x @ columns.t()) for x in (a, b, a * a, b * b, a * b))
+        mean_a, mean_b, square_a, square_b, product = blurred
         means = mean_a * mean_b
         squares = mean_a.square() + mean_b.square()
         factor = (2 * (product - means) + C2) / (square_a + square_b - squares + C2)

@@ -34,7 +34,7 @@ class Config:
     """Sizes of the model; saved with the weights, enough to rebuild the networks."""
 
     # analysis transform: blocks at 1/4, whose result is added to the patches at 1/8 (0: none); at 1/8; at 1/16
-    width_4: int = 48
+    width_4: int = 48  # in both transforms
     analysis_blocks_4: int = 0
     analysis_width_8: int = 128
     analysis_blocks_8: int = 2
