@@ -23,7 +23,7 @@ from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import train, untrained
+from pillow_mcquic.training.train import relative_cost, train, untrained
 
 SETTINGS = """
 steps = 6
@@ -201,15 +201,36 @@ def test_gradient_of_a_word_is_that_of_an_expectation(dim: int, words: int) -> N
     expected, x.grad = x.grad, None
 
     rates = Rates([bits[:, None]], low, share)
-    word, nothing = ExpectedWord.apply(x, c, index, rates, low, 0.11)
+    observed = []
+    word, again, nothing = ExpectedWord.apply(x, c, index, rates, low, 0.11, 2, lambda *what: observed.extend(what))
     assert torch.equal(word, chosen)
-    assert nothing == 0
-    loss = (3.0 * gradient * word).sum() + 3.0 * nothing  # as in a loss where a bit weighs 3
+    assert torch.equal(again, chosen)
+    assert torch.equal(nothing, torch.zeros(2))
+    weight = torch.tensor([3.0, 0.5])  # of a bit in either image
+    of_row = weight.repeat_interleave(20)[:, None]
+    loss = (of_row * gradient * (0.25 * word + 0.75 * again)).sum() + (weight * nothing).sum()
     loss.backward()
     weighed = x.grad.abs().amax(-1) > 0
     assert 0.3 < weighed.float().mean() < 1
-    assert torch.allclose(x.grad[weighed], 3.0 * expected[weighed], rtol=0.02, atol=0.3)
+    assert torch.allclose((x.grad / of_row)[weighed], expected[weighed], rtol=0.02, atol=0.1)
     assert expected[~weighed].abs().max() < 0.1 * expected.abs().max()
+    for seen, told in zip((0.25 * of_row * gradient, chosen - x, of_row[:, 0]), observed, strict=True):
+        assert torch.equal(seen, told)
+
+
+def test_every_quality_counts_alike(settings: Settings) -> None:
+    """R-D of photos goes about as the root of lambda; a tenth less of it is the same gain at quality 1 and 8."""
+    quality = torch.tensor([1.0, 8.0])
+    typical = 10 * settings.model.distortion.weight(quality).sqrt()
+    assert typical[1] > 5 * typical[0]
+    gain = relative_cost(typical, quality, settings) - relative_cost(0.9 * typical, quality, settings)
+    assert gain[0] == pytest.approx(float(gain[1]), rel=1e-3)
+    slope = [
+        float(relative_cost(rd + 1e-3 * typical, quality, settings)[0] - relative_cost(rd, quality, settings)[0])
+        for rd in (0 * typical, typical, 4 * typical)
+    ]
+    assert slope[0] == pytest.approx(3 * slope[1], rel=0.01)  # an empty crop, one as usual, a busy one
+    assert slope[1] == pytest.approx(3 * slope[2], rel=0.01)
 
 
 def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
@@ -220,13 +241,13 @@ def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
         unit.fill_(1)
         cost.fill_(ERROR_COST)
     gain = objective.model.log_gain_1.clone()
-    objective.allocate(area=1.0, speed=1.0)
+    objective.allocate(speed=1.0)
     assert torch.allclose(objective.model.log_gain_1, gain, atol=1e-6)
 
     first = objective.tables_1.banks[0].error_cost.view(2, -1, 8, 24)
     first[0, 3, 5] *= 4  # group 3 at quality 6
     first[0, 4, :, 15] /= 2  # group 4 in class 15
-    objective.allocate(area=1.0, speed=1.0)
+    objective.allocate(speed=1.0)
     shift = objective.model.log_gain_1 - gain
     assert shift[5, 3] == pytest.approx(0.5, rel=0.03)  # of log 2, at most half a unit at once
     assert shift[4, 3] == pytest.approx(0, abs=1e-6)
@@ -237,12 +258,12 @@ def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
 
 def test_a_step_that_is_skipped_leaves_no_trace_in_what_errors_cost(settings: Settings) -> None:
     tables = untrained(settings).tables_1.banks[0]
-    rank, classes = torch.zeros(5, dtype=torch.int64), torch.full((8, 5), 9.0)
-    gradient = torch.ones(8, 5, 1)
-    tables.observe(gradient, gradient, rank, classes)
+    rank, classes = torch.zeros(5, dtype=torch.int64), torch.full((8, 5), 9)
+    gradient, weight = torch.ones(8, 5, 1), torch.ones(5)
+    tables.observe(gradient, gradient, weight, rank, classes)
     before = tables.error_cost.clone()
     gradient[3, 2] = math.nan
-    tables.observe(gradient, gradient, rank, classes)
+    tables.observe(gradient, gradient, weight, rank, classes)
     assert torch.equal(tables.error_cost, before)
 
 

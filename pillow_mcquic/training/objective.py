@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -38,6 +39,7 @@ STUDENT_NU = 3.0
 # D = w * step^2 / 12 and R = -log2(step) per sample fall alike, w = 6 / ln 2 = 8.7 (8.7 to 10 for lattices of 1 to 8
 # dimensions)
 ERROR_COST = 9.0
+TINY = 1e-12  # far below what any class costs in a loss of a bit per pixel
 ERROR_COST_MEMORY = 0.98  # of the running sums, per step
 TEMPERATURE = 4.0  # of `expected_gradient`, bits: at 1.5 the gradient is as right and noisier
 # codewords enter the class networks rounded to this grid, as the integer networks will see them
@@ -67,32 +69,43 @@ class ExpectedWord(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, words: Tensor, index: Tensor, rates: Rates, row: Tensor, error_per_bit: float
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        x: Tensor,
+        words: Tensor,
+        index: Tensor,
+        rates: Rates,
+        row: Tensor,
+        error_per_bit: float,
+        images: int,
+        observe: Callable[[Tensor, Tensor, Tensor], None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (groups, N, dim); words (groups, K, dim); index (groups, N): the choice; rates and row of the last stage.
 
-        Returns the words (groups, N, dim), and a zero to be added to the rate, through which its weight in the loss
-        comes back.
+        Returns the words (groups, N, dim) for the decoder, again for the class networks, and zeros (images,) to be
+        added to the bits of each, through which their weights in the loss come back.  Then `observe` is told the
+        decoder's gradient, the error and the weight, (groups, N, dim) and (N,).
         """
         chosen = pick(words, index)
         ctx.save_for_backward(x, words, chosen, row)
-        ctx.rates, ctx.error_per_bit = rates, error_per_bit
-        return chosen, x.new_zeros(())
+        ctx.rates, ctx.error_per_bit, ctx.observe = rates, error_per_bit, observe
+        return chosen, chosen.clone(), x.new_zeros(images)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, further: Tensor, weights: Tensor) -> tuple[Tensor | None, ...]:
         x, words, chosen, row = ctx.saved_tensors
-        slope = gradient + (2 * weight / ctx.error_per_bit) * (x - chosen)
+        weight = weights.repeat_interleave(x.shape[1] // len(weights))
+        ctx.observe(gradient, chosen - x, weight)
+        slope = gradient + further + (2 / ctx.error_per_bit) * weight[:, None] * (x - chosen)
         found = expected_gradient(slope, x, words, ctx.rates, row, ctx.error_per_bit, TEMPERATURE)
-        return found, None, None, None, None, None
+        return found, *[None] * 7
 
 
 class BankTables(nn.Module):
     """Learned logits of one bank's probability tables: `logits[stage]` is (groups, contexts, classes, K).
 
     Context 0: all coarser words of the vector were zero; context 1: some were not.
-    `error_cost`: running sums of what the errors of each group, quality and class cost in bits, and of what they would
-    at one bit per squared step, (2, groups, QUALITIES * classes).
+    `error_cost`: running sums of what the errors of each group, quality and class cost in the loss, and of what they
+    would if a squared step were a bit, (2, groups, QUALITIES * classes).
     """
 
     error_cost: Tensor
@@ -117,7 +130,7 @@ class BankTables(nn.Module):
         x: scaled residuals (B, groups * dim, h, w) float32; classes: fractional, (B, groups, h, w);
         quality (B,).
         Returns the quantised residuals (to the latent as `ExpectedWord` has it, straight through to the codewords),
-        the same rounded as the class network sees them, the rate in bits and the codebook loss, both summed.
+        the same rounded as the class network sees them, the bits of each image (B,), and the codebook loss, summed.
         """
         B, _, h, w = x.shape
         groups = codebooks.bank.groups
@@ -136,56 +149,57 @@ class BankTables(nn.Module):
         learned = Rates(bits, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
-        spent = rows.new_zeros(())
+        spent = rows.new_zeros(B)
         for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
             word, row = pick(words, index), learned.row(stage, busy)
-            spent = spent + learned.of(stage, busy, index).sum()
+            spent = spent + learned.of(stage, busy, index).view(groups, B, -1).sum((0, 2))
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
+        rank, kinds = (quality.round().long() - 1).repeat_interleave(h * w), c.detach().round().long()
+
+        def observe(gradient: Tensor, error: Tensor, weight: Tensor) -> None:
+            self.observe(gradient, error, weight, rank, kinds)
+
         # the coarse words stay as chosen
         coarse = (total - word).detach()
-        expected, nothing = ExpectedWord.apply(  # type: ignore[no-untyped-call]
-            rows - coarse,
-            codebooks.words[-1].detach(),
-            codes[-1],
-            rates,
-            row,
-            self.error_per_bit,
+        last = self.error_per_bit, B, observe
+        expected, expected_seen, nothing = ExpectedWord.apply(  # type: ignore[no-untyped-call]
+            rows - coarse, codebooks.words[-1].detach(), codes[-1], rates, row, *last
         )
         spent = spent + nothing
         codebook_loss = ((total - rows.detach()) ** 2).sum()
-        error = (total - rows).detach()
-        quantised = coarse + expected + (total - total.detach())
-        seen = quantised + (rounded - quantised).detach()
+        learned_words = coarse + (total - total.detach())
+        seen = learned_words + expected_seen
+        seen = seen + (rounded - seen).detach()
         planes = codebooks.planes
-        decoded = quantised * step
-        if decoded.requires_grad:
-            rank = (quality.round().long() - 1).repeat_interleave(h * w)
-            decoded.register_hook(lambda gradient: self.observe(gradient * step, error, rank, c.detach()))
-        return planes(decoded, B, (h, w)), planes(seen, B, (h, w)), spent, codebook_loss
+        return planes((learned_words + expected) * step, B, (h, w)), planes(seen, B, (h, w)), spent, codebook_loss
 
-    def observe(self, gradient: Tensor, error: Tensor, rank: Tensor, classes: Tensor) -> None:
-        """Add to `error_cost`: gradient of the loss and error in steps (groups, N, dim), quality row (N,), class."""
+    def observe(self, gradient: Tensor, error: Tensor, weight: Tensor, rank: Tensor, classes: Tensor) -> None:
+        """Add to `error_cost`.
+
+        gradient of the loss, and error, in steps (groups, N, dim); weight: of a bit in the loss (N,); rank: quality, of
+        QUALITIES (N,); classes (groups, N) int64.
+        """
         groups, count = self.logits[0].shape[0], self.logits[0].shape[2]
-        cost = torch.stack([(gradient * error).sum(-1), 2 * error.square().sum(-1)]).flatten(1)
+        cost = torch.stack([(gradient * error).sum(-1), 2 * weight * error.square().sum(-1)]).flatten(1)
         if not bool(cost.isfinite().all()):
             return  # the sums would keep it; the step is skipped, too
-        at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes.round().long()
+        at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes
         self.error_cost.mul_(ERROR_COST_MEMORY).view(2, -1).index_add_(1, at.flatten(), cost)
 
-    def allocation(self, area: float) -> tuple[Tensor, Tensor]:
+    def allocation(self) -> tuple[Tensor, Tensor]:
         """By how much to raise log gains (groups, QUALITIES) and log steps (groups, classes - FIRST_STEP_CLASS).
 
         Then an error would cost the same at every quality and in every class; one seldom seen goes with the one below
-        it.  area: pixels of a training batch.
+        it.
         """
         cost, unit = self.error_cost.view(2, len(self.logits[0]), QUALITIES, -1)[..., FIRST_STEP_CLASS:]
 
         def excess(dim: int) -> Tensor:
-            mine, units = cost.sum(dim) * area, unit.sum(dim)
-            ratio = mine.clamp(min=1e-9) / (ERROR_COST * units.clamp(min=1e-9))
-            known = units / (units + 0.02 * units.mean(1, keepdim=True) + 1e-9)
+            mine, units = cost.sum(dim), unit.sum(dim)
+            ratio = mine.clamp(min=TINY) / (ERROR_COST * units.clamp(min=TINY))
+            known = units / (units + 0.02 * units.mean(1, keepdim=True) + TINY)
             found: Tensor = torch.log(ratio).clamp(-1, 1) * known
             for i in range(1, found.shape[1]):
                 found[:, i] += (1 - known[:, i]) * found[:, i - 1]
@@ -193,7 +207,7 @@ class BankTables(nn.Module):
 
         by_class = excess(1)
         weight = unit.sum(1)
-        mean = (by_class * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-9)
+        mean = (by_class * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=TINY)
         return excess(2) / 2, (mean - by_class) / 2
 
 
@@ -219,7 +233,7 @@ class LevelTables(nn.Module):
             )
         ]
         quantised, seen, bits, codebook_loss = zip(*results, strict=True)
-        return torch.cat(quantised, 1), torch.cat(seen, 1), torch.stack(bits).sum(), torch.stack(codebook_loss).sum()
+        return torch.cat(quantised, 1), torch.cat(seen, 1), torch.stack(bits).sum(0), torch.stack(codebook_loss).sum()
 
 
 class Objective(nn.Module):
@@ -254,7 +268,7 @@ class Objective(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (B, 3, H, W) in 0..1 and quality (B,) in 1..8.
 
-        Returns the reconstruction, the bits of levels 1, 2, 3 as one tensor (3,), and the codebook loss.
+        Returns the reconstruction, the bits of levels 1, 2, 3 of each image (3, B), and the codebook loss.
         """
         m = self.model
         y1 = m.analyse(x, quality)
@@ -314,12 +328,11 @@ class Objective(nn.Module):
         return torch.cat(quantised, 1), bits, codebook_loss
 
     @torch.no_grad()
-    def allocate(self, area: float, speed: float) -> None:
+    def allocate(self, speed: float) -> None:
         """Move the gains and steps of level 1, the gains of level 3, and the classes with them, towards equal cost.
 
         The straight-through gradient would not do: it takes the error of a vector that became word 0 for one that a
-        smaller step reduces.  (Level 2 says so little that its costs are noise.)  area: pixels of a training batch;
-        speed: share of the way.
+        smaller step reduces.  (Level 2 says so little that its costs are noise.)  speed: share of the way.
         """
         model = self.model
         for level, level_tables, log_gain, classes in (
@@ -329,7 +342,7 @@ class Objective(nn.Module):
             start = group = 0
             for tables, codebooks in zip(level_tables.banks, model.banks(level), strict=True):
                 bank = codebooks.bank
-                gains, steps = cast(BankTables, tables).allocation(area)
+                gains, steps = cast(BankTables, tables).allocation()
                 gains = (speed * gains).t()  # (QUALITIES, groups)
                 channels = slice(start, start + bank.groups * bank.dim)
                 log_gain[:, channels] += gains.repeat_interleave(bank.dim, 1)

@@ -21,6 +21,7 @@ class Settings:
     shrink: float = 0.0  # share of crops from photos made smaller, by a factor of at most 2
     seed: int = 1
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
+    typical: float = 10.0  # R-D of a photo, bits per pixel, in roots of lambda
     # weight of the squared distance, in steps, between words and the vectors they stand for
     codebook_loss: float = 0.5
     # optimisers: Muon for matrices, Adam for the rest

@@ -92,7 +92,7 @@ def validate(
     device: torch.device,
     qualities: Sequence[int] = (1, 3, 5, 8),
 ) -> dict[str, float]:
-    """Estimated rate (bpp), PSNR and MS-SSIM (dB) and R-D loss over whole photos and the given qualities, means."""
+    """Estimated rate (bpp), PSNR and MS-SSIM (dB), R-D and its log over whole photos and the given qualities, means."""
     import pytorch_msssim
 
     objective.eval()
@@ -114,8 +114,18 @@ def validate(
             msssims.append(-10 * math.log10(max(1 - float(similarity), 1e-9)))
             losses.append(rate + float(settings.model.distortion.mixed(mse, similarity, quality)))
     objective.train()
-    figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses}
+    figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses, "log_rd": [math.log(loss) for loss in losses]}
     return {k: float(np.mean(v)) for k, v in figures.items()}
+
+
+def relative_cost(rd: Tensor, quality: Tensor, settings: Settings) -> Tensor:
+    """What rate and distortion together, bits per pixel (B,), cost in training.
+
+    A log, so that a tenth less counts alike in every picture and at every quality, as in a BD-rate: the sum of R-D is
+    mostly that of busy pictures at high quality.  Half of what is typical is added, lest empty crops outweigh all.
+    """
+    typical = settings.typical * settings.model.distortion.weight(quality).sqrt()
+    return torch.log(rd + typical / 2)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -206,9 +216,10 @@ def train(
         with autocast(where):
             decoded, bits, codebook_loss = module(x, quality)
         area = x.shape[0] * x.shape[2] * x.shape[3]
-        distortion = settings.model.distortion.of(decoded.float(), x, quality).mean()
-        rate = bits.sum() / area
-        loss = rate + distortion + settings.codebook_loss * codebook_loss / area
+        rate = bits.sum(0) * (len(x) / area)
+        distortion = settings.model.distortion.of(decoded.float(), x, quality)
+        cost = relative_cost(rate + distortion, quality, settings)
+        loss = cost.mean() + settings.codebook_loss * codebook_loss / area
         for optimiser in opts:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,12 +232,12 @@ def train(
                     if name.endswith("error_cost"):
                         dist.all_reduce(running)
                         running /= world
-            objective.allocate(area, settings.allocation * settings.rate_factor(step))
+            objective.allocate(settings.allocation * settings.rate_factor(step))
             follow(average, objective, settings.average_share(step))
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
-        sums += [float(rate.detach()), float(distortion.detach()), float(codebook_loss.detach()) / area]
+        sums += [float(rate.detach().mean()), float(distortion.detach().mean()), float(codebook_loss.detach()) / area]
         seen += 1
         now = time.monotonic()
         if step % log_every == 0:
