@@ -114,7 +114,13 @@ def validate(
             msssims.append(-10 * math.log10(max(1 - float(similarity), 1e-9)))
             losses.append(rate + float(settings.model.distortion.mixed(mse, similarity, quality)))
     objective.train()
-    figures = {"bpp": rates, "psnr": psnrs, "msssim": msssims, "rd": losses, "log_rd": [math.log(loss) for loss in losses]}
+    figures = {
+        "bpp": rates,
+        "psnr": psnrs,
+        "msssim": msssims,
+        "rd": losses,
+        "log_rd": [math.log(loss) for loss in losses],
+    }
     return {k: float(np.mean(v)) for k, v in figures.items()}
 
 
