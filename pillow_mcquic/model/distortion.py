@@ -66,8 +66,8 @@ class Distortion:
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM (Wang, Simoncelli and Bovik, 2003) of each pair of pictures, with gradients.
 
-    The usual figure at a quarter of the usual time.  a, b: (B, C, H, W) float32 in 0..1, sides of `LEAST_SIDE` or more.
-    Returns (B,), the mean over channels.
+    The usual figure in half of the usual time or less.  a, b: (B, C, H, W) float32 in 0..1, sides of `LEAST_SIDE` or
+    more.  Returns (B,), the mean over channels.
     """
     a, b, factors = a.contiguous(), b.contiguous(), []
     for scale, stride in enumerate(STRIDES):

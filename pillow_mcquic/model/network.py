@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -138,6 +138,16 @@ def from_patches(x: Tensor, step: int) -> Tensor:
     return x.reshape(B, h * step, w * step, row // step).permute(0, 3, 1, 2)
 
 
+def to_rows(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B * h * w, C): one matrix, as of a window's rows torch would make a batch of products."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def to_planes(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `to_rows`, channels-last; `like` (B, ..., h, w) gives the other sizes."""
+    return rows.view(like.shape[0], *like.shape[2:], -1).permute(0, 3, 1, 2)
+
+
 class Pointwise(nn.Module):
     """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
 
@@ -147,10 +157,11 @@ class Pointwise(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, _, h, w = x.shape
-        # as one matrix: of a window's rows torch would make a batch, with a copy of the weights for each
-        rows = x.permute(0, 2, 3, 1).reshape(B * h * w, -1)
-        return F.linear(rows, self.weight, self.bias).view(B, h, w, -1).permute(0, 3, 1, 2)
+        return to_planes(self.of_rows(to_rows(x)), x)
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """(N, in) -> (N, out)."""
+        return F.linear(rows, self.weight, self.bias)
 
 
 class Block(nn.Module):
@@ -173,11 +184,15 @@ class Block(nn.Module):
             self.depthwise.weight[:, :, 1, 1] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place wherever the tensor is ours: at inference fresh memory costs more than the arithmetic
-        x = self.leave(self.depthwise(F.leaky_relu(self.enter(x), 0.1, inplace=True))).add_(x)
+        # in place wherever the tensor is ours: at inference fresh memory costs more than the arithmetic; and on rows,
+        # as of a change to a view autograd makes copies (half of a block's time in training)
+        rows = to_rows(x)
+        t = to_planes(F.leaky_relu(self.enter.of_rows(rows), 0.1, inplace=True), x)
+        rows = self.leave.of_rows(to_rows(self.depthwise(t))).add_(rows)
         if self.expansion:
-            x = self.contract(F.leaky_relu(self.expand(x), 0.1, inplace=True)).add_(x)
-        return x
+            t = F.leaky_relu(self.expand.of_rows(rows), 0.1, inplace=True)
+            rows = self.contract.of_rows(t).add_(rows)
+        return to_planes(rows, x)
 
 
 class Down(nn.Module):
@@ -392,11 +407,12 @@ class Model(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
             offset = -(self.klt_analysis @ self.patch_mean)
             linear = F.linear(to_patches(x.float(), 16), self.klt_analysis, offset).permute(0, 3, 1, 2)
-        enter, rest = self.analysis_8
-        t = enter((to_patches(x, 8) - 0.5).permute(0, 3, 1, 2))
+        enter, rest = cast(tuple[Pointwise, nn.Module], self.analysis_8)
+        patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
+        rows = enter.of_rows(to_rows(patches))
         if self.config.analysis_blocks_4:
-            t += self.analysis_4((to_patches(x, 4) - 0.5).permute(0, 3, 1, 2))
-        return linear, self.analysis_down(rest(t))
+            rows += to_rows(self.analysis_4((to_patches(x, 4) - 0.5).permute(0, 3, 1, 2)))
+        return linear, self.analysis_down(rest(to_planes(rows, patches)))
 
     def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """The rest of the analysis: both results of `analyse_pixels` -> y1 (B, n1, h, w) float32."""
