@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "2ddefe2c65e9f5e1"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "4ff8d35cf5ec9488"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "9c95d031dc41e66f"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "e1b237a24c137473"),
-    "grey.mcq": ((128, 112), "L", 5.0, "f72f0d857078bbb0"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1257b011d5f2b73e"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "4b9c6216ae1ed1d7"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "7c97d32b90f7a6bd"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "fcd7f35b8389e4f8"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "31a2b4ca60ef7387"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "2cccbd338b583b1f"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "ee36b01698369c51"),
+    "grey.mcq": ((128, 112), "L", 5.0, "4e30d85c523ddac2"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "d05622d7ea0db856"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "3807ba5d81950a11"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "86f4bb2a6adcbab6"),
 }
 
 

@@ -376,9 +376,7 @@ def test_blocks_added_to_a_model_change_nothing_at_first(
 ) -> None:
     import dataclasses
 
-    deeper = dataclasses.replace(
-        settings.model, analysis_blocks_16=2, synthesis_blocks_8=3, analysis_blocks_4=1, synthesis_blocks_4=1
-    )
+    deeper = dataclasses.replace(settings.model, analysis_blocks_16=2, synthesis_blocks_8=3)
     state, config = start.read(checkpoint)
     same, grown = (untrained(dataclasses.replace(settings, model=model)) for model in (settings.model, deeper))
     for objective in (same, grown):

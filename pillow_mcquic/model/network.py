@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -33,9 +33,7 @@ PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of leve
 class Config:
     """Sizes of the model; saved with the weights, enough to rebuild the networks."""
 
-    # analysis transform: blocks at 1/4, whose result is added to the patches at 1/8 (0: none); at 1/8; at 1/16
-    width_4: int = 48  # in both transforms
-    analysis_blocks_4: int = 0
+    # analysis transform: blocks at 1/8, then at 1/16
     analysis_width_8: int = 128
     analysis_blocks_8: int = 2
     analysis_width_16: int = 320
@@ -44,12 +42,11 @@ class Config:
     hyper_width: int = 192
     means_blocks: int = 2
     means_expansion_1: int = 0  # of the one block at 1/16
-    # synthesis transform: blocks at 1/16, at 1/8 and at 1/4, the pixels of the last two added (0: none at 1/4)
+    # synthesis transform: blocks at 1/16, then at 1/8
     synthesis_width_16: int = 192
     synthesis_blocks_16: int = 5
     synthesis_width_8: int = 88
     synthesis_blocks_8: int = 2
-    synthesis_blocks_4: int = 0
     # class networks
     class_width: int = 96
     context_width: int = 40
@@ -198,9 +195,9 @@ class Block(nn.Module):
 class Down(nn.Module):
     """Halve the resolution: (B, C, h, w) -> (B, outputs, ceil(h/2), ceil(w/2)), edges replicated."""
 
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.mix = Pointwise(inputs * 4, outputs, scale)
+        self.mix = Pointwise(inputs * 4, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]
@@ -324,20 +321,12 @@ class Model(nn.Module):
         self.quantiser3 = Quantiser(c.level3, c.classes)
         n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
         self.deep = deep = n1 - c.linear_channels  # channels of y1 that the networks see
-        # level-1 positions that a part sees beyond its own: one for a block at 1/16, for two at 1/8, for four at 1/4
-        self.analysis_reach = c.analysis_blocks_16 + -(-(2 * c.analysis_blocks_8 + c.analysis_blocks_4) // 4)
+        # level-1 positions that a part of the model sees beyond its own: one a block at 1/16, two blocks at 1/8
+        self.analysis_reach = c.analysis_blocks_16 + -(-c.analysis_blocks_8 // 2)
         self.mean_reach = 1
-        self.synthesis_reach = (
-            self.mean_reach + c.synthesis_blocks_16 + -(-(2 * c.synthesis_blocks_8 + c.synthesis_blocks_4) // 4)
-        )
+        self.synthesis_reach = self.mean_reach + c.synthesis_blocks_16 + -(-c.synthesis_blocks_8 // 2)
         hyper = c.hyper_width
 
-        if c.analysis_blocks_4:  # adds nothing at first
-            self.analysis_4 = nn.Sequential(
-                Pointwise(48, c.width_4, 2.0),
-                blocks(c.width_4, c.analysis_blocks_4),
-                Down(c.width_4, c.analysis_width_8, 0.0),
-            )
         self.analysis_8 = nn.Sequential(
             Pointwise(192, c.analysis_width_8, 2.0), blocks(c.analysis_width_8, c.analysis_blocks_8)
         )
@@ -370,12 +359,6 @@ class Model(nn.Module):
         self.synthesis_8 = blocks(c.synthesis_width_8, c.synthesis_blocks_8)
         self.synthesis_gain_8 = Gain(c.synthesis_width_8)
         self.synthesis_head = Pointwise(c.synthesis_width_8, 192, 0.01)
-        if c.synthesis_blocks_4:  # adds nothing at first
-            self.synthesis_4 = nn.Sequential(
-                Up(c.synthesis_width_8, c.width_4),
-                blocks(c.width_4, c.synthesis_blocks_4),
-                Pointwise(c.width_4, 48, 0.0),
-            )
 
         if klt is None:
             klt = torch.zeros(n1, 768), torch.zeros(768), torch.ones(n1)
@@ -407,12 +390,8 @@ class Model(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
             offset = -(self.klt_analysis @ self.patch_mean)
             linear = F.linear(to_patches(x.float(), 16), self.klt_analysis, offset).permute(0, 3, 1, 2)
-        enter, rest = cast(tuple[Pointwise, nn.Module], self.analysis_8)
         patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
-        rows = enter.of_rows(to_rows(patches))
-        if self.config.analysis_blocks_4:
-            rows += to_rows(self.analysis_4((to_patches(x, 4) - 0.5).permute(0, 3, 1, 2)))
-        return linear, self.analysis_down(rest(to_planes(rows, patches)))
+        return linear, self.analysis_down(self.analysis_8(patches))
 
     def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """The rest of the analysis: both results of `analyse_pixels` -> y1 (B, n1, h, w) float32."""
@@ -463,11 +442,8 @@ class Model(nn.Module):
             linear = from_patches(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
         t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
-        t = self.synthesis_gain_8(t, quality)
-        linear.add_(from_patches(self.synthesis_head(t).permute(0, 2, 3, 1), 8))
-        if self.config.synthesis_blocks_4:
-            linear.add_(from_patches(self.synthesis_4(t).permute(0, 2, 3, 1), 4))
-        return linear
+        t = self.synthesis_head(self.synthesis_gain_8(t, quality))
+        return linear.add_(from_patches(t.permute(0, 2, 3, 1), 8))
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """The first channels of quantised y1, and level-1 features -> rows (B, h, w, channels + hyper) float32."""
