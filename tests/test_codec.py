@@ -79,7 +79,7 @@ def test_the_strongest_contrast_keeps_its_grey(quality: int, ground: int, patch:
     pixels[48:80, 48:80] = patch
     error = pillow_mcquic.decode(pillow_mcquic.encode(pixels, quality=quality)) - pixels.astype(float)
     squares = error.mean(2).reshape(8, 16, 8, 16).mean((1, 3))
-    assert abs(squares).max() < 6  # 49 and more with codebooks that end too early
+    assert abs(squares).max() < 9  # 49 and more with codebooks that end too early
 
 
 def test_same_input_same_bytes(small: Image.Image) -> None:
