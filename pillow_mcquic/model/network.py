@@ -136,7 +136,10 @@ def from_patches(x: Tensor, step: int) -> Tensor:
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B * h * w, C): one matrix, as of a window's rows torch would make a batch of products."""
+    """(B, C, h, w) -> (B * h * w, C).
+
+    As one matrix: of a window's rows torch would make a batch of products, with a copy of the weights for each.
+    """
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -156,16 +157,18 @@ class BankTables(nn.Module):
             busy = busy | (index != 0).long()
             total = total + word
             rounded = rounded + torch.round(word.detach() * EMBEDDING_GRID) / EMBEDDING_GRID
-        rank, kinds = (quality.round().long() - 1).repeat_interleave(h * w), c.detach().round().long()
-
-        def observe(gradient: Tensor, error: Tensor, weight: Tensor) -> None:
-            self.observe(gradient, error, weight, rank, kinds)
-
+        rank = (quality.round().long() - 1).repeat_interleave(h * w)
         # the coarse words stay as chosen
         coarse = (total - word).detach()
-        last = self.error_per_bit, B, observe
         expected, expected_seen, nothing = ExpectedWord.apply(  # type: ignore[no-untyped-call]
-            rows - coarse, codebooks.words[-1].detach(), codes[-1], rates, row, *last
+            rows - coarse,
+            codebooks.words[-1].detach(),
+            codes[-1],
+            rates,
+            row,
+            self.error_per_bit,
+            B,
+            partial(self.observe, rank=rank, classes=c.detach().round().long()),
         )
         spent = spent + nothing
         codebook_loss = ((total - rows.detach()) ** 2).sum()

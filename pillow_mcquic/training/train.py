@@ -221,11 +221,12 @@ def train(
         quality = quality.to(where)
         with autocast(where):
             decoded, bits, codebook_loss = module(x, quality)
-        area = x.shape[0] * x.shape[2] * x.shape[3]
-        rate = bits.sum(0) * (len(x) / area)
+        area = x[0, 0].numel()  # pixels of a crop
+        rate = bits.sum(0) / area
         distortion = settings.model.distortion.of(decoded.float(), x, quality)
         cost = relative_cost(rate + distortion, quality, settings)
-        loss = cost.mean() + settings.codebook_loss * codebook_loss / area
+        codebook_loss = codebook_loss / (len(x) * area)
+        loss = cost.mean() + settings.codebook_loss * codebook_loss
         for optimiser in opts:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -243,7 +244,7 @@ def train(
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
-        sums += [float(rate.detach().mean()), float(distortion.detach().mean()), float(codebook_loss.detach()) / area]
+        sums += [float(part.detach().mean()) for part in (rate, distortion, codebook_loss)]
         seen += 1
         now = time.monotonic()
         if step % log_every == 0:
