@@ -129,10 +129,15 @@ def to_patches(x: Tensor, step: int) -> Tensor:
 
 def from_patches(x: Tensor, step: int) -> Tensor:
     """The inverse of `to_patches`, channels-last."""
+    return untiled(x, step).permute(0, 3, 1, 2)
+
+
+def untiled(x: Tensor, step: int) -> Tensor:
+    """Patches (B, h, w, step * step * C) -> pixels (B, h * step, w * step, C), no view of anything."""
     B, h, w, size = x.shape
     row = size // step
     x = x.reshape(B, h, w, step, row).permute(0, 1, 3, 2, 4)
-    return x.reshape(B, h * step, w * step, row // step).permute(0, 3, 1, 2)
+    return x.reshape(B, h * step, w * step, row // step)
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -442,11 +447,11 @@ class Model(nn.Module):
         """
         with torch.autocast(z1.device.type, enabled=False):
             rows = z1.float().permute(0, 2, 3, 1).contiguous()
-            linear = from_patches(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
+            pixels = untiled(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
         t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         t = self.synthesis_head(self.synthesis_gain_8(t, quality))
-        return linear.add_(from_patches(t.permute(0, 2, 3, 1), 8))
+        return pixels.add_(untiled(t.permute(0, 2, 3, 1), 8)).permute(0, 3, 1, 2)
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """The first channels of quantised y1, and level-1 features -> rows (B, h, w, channels + hyper) float32."""

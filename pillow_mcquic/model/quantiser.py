@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 
 CHUNK = 512  # positions searched at once: the distances stay in the cache
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
+FEW_WORDS = 64  # not worth leaving some of them out of a search
 SOFT_CHUNK = 2048  # vectors whose words are weighed at once
 UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
@@ -93,33 +94,52 @@ def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     zero = words[:, :1]
     clear = (words - zero).square().sum(-1) / 4
     distance = (vectors - zero).square().sum(-1)
-    far, outer = (distance >= clear[:, first:].min(1).values[:, None] for first in (1, inner_words(words)))
+    shell = shells(distance, [clear[:, first:].min(1).values[:, None] for first in firsts(words)])
     augmented = torch.cat([words, half_energy(words)], 2)
-    return search_far(far, outer, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
+    return search_shells(shell, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
 
 
-def inner_words(words: Tensor) -> int:
-    """How many of the first words (groups, K, ...) are searched for most vectors: the others lie far out."""
-    return max(1, words.shape[1] // 4)
+def searched(words: Tensor) -> list[int]:
+    """How many of the first words (groups, K, ...) are searched for the vectors of each shell but the innermost.
 
-
-def search_far(
-    far: Tensor, outer: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]
-) -> Tensor:
-    """`largest_product` for the vectors that `far` (groups, N) marks, word 0 for the others.
-
-    outer (groups, N): which vectors any word may win; the others only the inner words.  columns(g, at): the vectors
-    of one group or all of them.  On CUDA picking vectors out costs more than it saves.
+    Words far out win few vectors: three quarters of them are left out as long as more than `FEW_WORDS` remain.
     """
-    if far.device.type != "cpu":
+    counts = [words.shape[1]]
+    while counts[0] > FEW_WORDS:
+        counts.insert(0, counts[0] // 4)
+    return counts
+
+
+def firsts(words: Tensor) -> list[int]:
+    """The first word of those that only vectors beyond each shell can win."""
+    return [1, *searched(words)[:-1]]
+
+
+def shells(distance: Tensor, radii: Sequence[Tensor]) -> Tensor:
+    """Number of the shell around word 0 of each vector: how many of the growing radii it lies beyond, uint8."""
+    return torch.stack([distance >= radius for radius in radii]).sum(0, dtype=torch.uint8)
+
+
+def search_shells(shell: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]) -> Tensor:
+    """`largest_product` for the vectors of every shell (groups, N) among its words of `searched`; of shell 0, word 0.
+
+    columns(g, at): the vectors of one group or all of them.  On CUDA picking vectors out costs more than it saves.
+    """
+    if shell.device.type != "cpu":
         return largest_product(columns(slice(None), slice(None)), words)
-    index = torch.zeros(far.shape, dtype=torch.int64)
-    for marked, count in ((far & ~outer, inner_words(words)), (far & outer, words.shape[1])):
-        for g in range(len(words)):
-            at = marked[g].nonzero()[:, 0]
-            if len(at):
-                index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1, :count])[0]
+    index = torch.zeros(shell.shape, dtype=torch.int64)
+    for g, count, at in members(shell, searched(words)):
+        index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1, :count])[0]
     return index
+
+
+def members(shell: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Of every group and shell (groups, N) with vectors in it: group, how many words are searched, and which vectors."""
+    for number, count in enumerate(counts, 1):
+        for g, mine in enumerate(shell == number):
+            at = mine.nonzero()[:, 0]
+            if len(at):
+                yield g, count, at
 
 
 def half_energy(words: Tensor) -> Tensor:
@@ -154,15 +174,22 @@ class Rates:
         return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + k), self.share)
 
 
-def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Radii around word 0 inside which every other word, or every outer word, is worse by at least `slack`.
+def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> list[Tensor]:
+    """Radii around word 0, a shell each, inside which every word from one of `firsts` on is worse by at least `slack`.
 
-    words (groups, K, dim); price of each, in squared error, (groups, tables, K).  Returns both, (groups, tables).
+    words (groups, K, dim); price of each, in squared error, (groups, tables, K).  Each is (groups, tables).
     """
     away = (words - words[:, :1]).square().sum(-1).clamp(min=1e-9)[:, None]
     radius = (away + price - price[:, :, :1] - slack) / away.sqrt() / 2
-    inner, outer = (radius[:, :, first:].min(-1).values for first in (1, inner_words(words)))
-    return inner, outer
+    return [radius[:, :, first:].min(-1).values for first in firsts(words)]
+
+
+def of_tables(radii: Sequence[Tensor], row: Tensor, share: Tensor | None) -> list[Tensor]:
+    """The radii (groups, N) that hold for vectors under the tables `row` (or between them and the next), see `Rates`."""
+    near = [torch.gather(radius, 1, row) for radius in radii]
+    if share is None:
+        return near
+    return [torch.minimum(r, torch.gather(radius, 1, row + 1)) for r, radius in zip(near, radii, strict=True)]
 
 
 class Choice:
@@ -175,7 +202,7 @@ class Choice:
         self.error_per_bit = error_per_bit
         self.zero = words[:, :1]
         price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
-        self.radius, self.outer_radius = ball_radii(words, price)
+        self.radii = ball_radii(words, price)
         self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
 
     def __call__(self, vectors: Tensor, row: Tensor, share: Tensor | None, where: Tensor) -> Tensor:
@@ -185,18 +212,11 @@ class Choice:
         (groups, N) says which vectors need a word; the others get word 0.
         """
         distance = (vectors - self.zero).square().sum(-1).sqrt()
-
-        def beyond(radius: Tensor) -> Tensor:
-            reach = torch.gather(radius, 1, row)
-            if share is not None:
-                reach = torch.minimum(reach, torch.gather(radius, 1, row + 1))
-            return distance >= reach
-
-        far, outer = beyond(self.radius) & where, beyond(self.outer_radius)
+        shell = shells(distance, of_tables(self.radii, row, share)) * where
 
         def columns(g: int | slice, at: Tensor | slice) -> Tensor:
             mine = row[g, at, None]
-            select = vectors.new_zeros(*mine.shape[:-1], self.radius.shape[1])
+            select = vectors.new_zeros(*mine.shape[:-1], self.radii[0].shape[1])
             if share is None:
                 select.scatter_(-1, mine, 1.0)
             else:
@@ -204,7 +224,7 @@ class Choice:
                 select.scatter_(-1, mine, 1 - up).scatter_(-1, mine + 1, up)
             return torch.cat([F.pad(vectors[g, at], (0, 1), value=1.0), select], -1)
 
-        return search_far(far, outer, self.words, columns) * where
+        return search_shells(shell, self.words, columns) * where
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
@@ -256,28 +276,21 @@ def expected_gradient(
     bits: 1.5 lets a word scatter as an error that is uniform over a cell does.
     """
     table, w = rates.bits[-1].flatten(1, 2), 1 / error_per_bit
-    slack = UNLIKELY * temperature * error_per_bit
-    radii = ball_radii(words, table * error_per_bit, slack)
-    inner, outer = (torch.gather(radius, 1, row) for radius in radii)
-    if rates.share is not None:
-        further = (torch.gather(radius, 1, row + 1) for radius in radii)
-        inner, outer = (torch.minimum(*both) for both in zip((inner, outer), further, strict=True))
-    distance = (x - words[:, :1]).square().sum(-1).sqrt()
+    radii = ball_radii(words, table * error_per_bit, UNLIKELY * temperature * error_per_bit)
+    shell = shells((x - words[:, :1]).square().sum(-1).sqrt(), of_tables(radii, row, rates.share))
     result = torch.zeros_like(x)
-    parts = (distance >= inner) & (distance < outer), distance >= torch.maximum(inner, outer)
-    for marked, count in zip(parts, (inner_words(words), words.shape[1]), strict=True):
-        for g in range(len(words)):
-            c = words[g, :count]
-            energy = w * c.square().sum(-1)
-            for at in torch.split(marked[g].nonzero()[:, 0], SOFT_CHUNK):
-                cost = table[g, row[g, at], :count]
-                if rates.share is not None:
-                    cost = torch.lerp(cost, table[g, row[g, at] + 1, :count], rates.share[g, at, None])
-                cost = torch.addmm(cost + energy, x[g, at], c.t(), alpha=-2 * w)
-                p = torch.softmax(cost / -temperature, -1)
-                change = slope[g, at] @ c.t()
-                change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
-                result[g, at] = (change @ c) * (2 * w / temperature)
+    for g, count, marked in members(shell, searched(words)):
+        c = words[g, :count]
+        energy = w * c.square().sum(-1)
+        for at in torch.split(marked, SOFT_CHUNK):
+            cost = table[g, row[g, at], :count]
+            if rates.share is not None:
+                cost = torch.lerp(cost, table[g, row[g, at] + 1, :count], rates.share[g, at, None])
+            cost = torch.addmm(cost + energy, x[g, at], c.t(), alpha=-2 * w)
+            p = torch.softmax(cost / -temperature, -1)
+            change = slope[g, at] @ c.t()
+            change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
+            result[g, at] = (change @ c) * (2 * w / temperature)
     return result
 
 

@@ -26,6 +26,15 @@ from .objective import Objective, new_objective
 from .settings import Settings
 
 
+# matrices between the networks and pixels or latents, and those that write the features of which pixels are made
+EXPOSED = (
+    "analysis_head.weight",
+    "synthesis_16.0.weight",
+    *(f"synthesis_8.{i}.{part}.weight" for i in range(9) for part in ("leave", "contract")),
+    "synthesis_head.weight",
+)
+
+
 def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
     """The objective a run begins with; without `klt` its transforms are empty, to be filled with a state."""
     weights = settings.model.distortion.weight(1.0 + torch.arange(QUALITIES))
@@ -33,23 +42,29 @@ def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = No
 
 
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the networks, Adam for everything else; `scale` multiplies a group's rate."""
-    slow, tables, matrices, rest = [], [], [], []
+    """Muon for the matrices of the networks, Adam for everything else; `scale` multiplies a group's rate.
+
+    What stands beside pixels or latents goes slowly: a change of the same size costs a hundred times as much there.
+    """
+    still, slow, tables, exposed, inner, rest = [], [], [], [], [], []
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue  # set by `Objective.allocate`, or fitted at export
-        if "klt_" in name or ".words." in name:
+        if "klt_synthesis" in name:
+            still.append(parameter)
+        elif "klt_" in name or ".words." in name:
             slow.append(parameter)
         elif ".logits." in name:
             tables.append(parameter)
         elif name.endswith(".weight") and parameter.ndim == 2:
-            matrices.append(parameter)
+            (exposed if name.endswith(EXPOSED) else inner).append(parameter)
         else:
             rest.append(parameter)
     adam = torch.optim.Adam(
         [
             {"params": rest, "scale": 1.0},
             {"params": slow, "scale": settings.slow},
+            {"params": still, "scale": settings.slow**3},
             {"params": tables, "scale": settings.tables},
         ],
         lr=settings.adam_rate,
@@ -57,7 +72,7 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
         fused=True,
     )
     muon = torch.optim.Muon(
-        [{"params": matrices, "scale": 1.0}],
+        [{"params": inner, "scale": 1.0}, {"params": exposed, "scale": settings.slow}],
         lr=settings.muon_rate,
         weight_decay=0.0,
         momentum=0.95,
