@@ -23,7 +23,7 @@ from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import relative_cost, train, untrained
+from pillow_mcquic.training.train import optimisers, relative_cost, train, untrained
 
 SETTINGS = """
 steps = 6
@@ -84,6 +84,26 @@ def test_learning_rate_warms_up_holds_and_decays() -> None:
     assert s.rate_factor(0) == 0.01
     assert s.rate_factor(200) == 1
     assert s.rate_factor(1000) == pytest.approx(0.01)
+
+
+def test_rates_are_low_where_a_change_is_seen_at_once(settings: Settings) -> None:
+    objective = untrained(settings)
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    adam, muon = optimisers(objective, settings)
+    scale = {names[id(p)]: group["scale"] for o in (adam, muon) for group in o.param_groups for p in group["params"]}
+    assert scale["model.klt_synthesis"] == settings.still
+    assert scale["model.klt_analysis"] == scale["model.quantiser1.banks.2.words.1"] == settings.slow
+    assert scale["tables_1.banks.0.logits.0"] == settings.tables
+    assert {names[id(p)] for p in muon.param_groups[1]["params"]} == {
+        "model.analysis_head.weight",
+        "model.synthesis_16.0.weight",
+        "model.synthesis_8.0.leave.weight",
+        "model.synthesis_8.0.contract.weight",
+        "model.synthesis_head.weight",
+    }
+    assert [group["scale"] for group in muon.param_groups] == [1, settings.slow]
+    fixed = {name for name, p in objective.named_parameters() if not p.requires_grad}
+    assert set(scale) == set(names.values()) - fixed
 
 
 def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:

@@ -134,7 +134,7 @@ def search_shells(shell: Tensor, words: Tensor, columns: Callable[[int | slice, 
 
 
 def members(shell: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-    """Of every group and shell (groups, N) with vectors in it: group, how many words are searched, and which vectors."""
+    """Of every group and shell (groups, N) with vectors in it: the group, how many words are searched, the vectors."""
     for number, count in enumerate(counts, 1):
         for g, mine in enumerate(shell == number):
             at = mine.nonzero()[:, 0]
@@ -185,7 +185,7 @@ def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> list[Tensor]
 
 
 def of_tables(radii: Sequence[Tensor], row: Tensor, share: Tensor | None) -> list[Tensor]:
-    """The radii (groups, N) that hold for vectors under the tables `row` (or between them and the next), see `Rates`."""
+    """The radii (groups, N) for vectors under the tables `row`, or between them and the next (see `Rates`)."""
     near = [torch.gather(radius, 1, row) for radius in radii]
     if share is None:
         return near

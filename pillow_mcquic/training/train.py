@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -25,13 +26,9 @@ from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
 
-
-# matrices between the networks and pixels or latents, and those that write the features of which pixels are made
-EXPOSED = (
-    "analysis_head.weight",
-    "synthesis_16.0.weight",
-    *(f"synthesis_8.{i}.{part}.weight" for i in range(9) for part in ("leave", "contract")),
-    "synthesis_head.weight",
+# Matrices between the networks and pixels or latents, and those that write the features of which pixels are made
+EXPOSED = re.compile(
+    r"model\.(analysis_head|synthesis_16\.0|synthesis_8\.\d+\.(leave|contract)|synthesis_head)\.weight"
 )
 
 
@@ -57,14 +54,14 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
         elif ".logits." in name:
             tables.append(parameter)
         elif name.endswith(".weight") and parameter.ndim == 2:
-            (exposed if name.endswith(EXPOSED) else inner).append(parameter)
+            (exposed if EXPOSED.fullmatch(name) else inner).append(parameter)
         else:
             rest.append(parameter)
     adam = torch.optim.Adam(
         [
             {"params": rest, "scale": 1.0},
             {"params": slow, "scale": settings.slow},
-            {"params": still, "scale": settings.slow**3},
+            {"params": still, "scale": settings.still},
             {"params": tables, "scale": settings.tables},
         ],
         lr=settings.adam_rate,
