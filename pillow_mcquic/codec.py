@@ -31,6 +31,7 @@ QUALITY_DEFAULT = 4.0
 EFFORT_DEFAULT = 1
 REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
+STRIP_POSITIONS = 256  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
@@ -96,9 +97,21 @@ Window = tuple[slice, slice, slice, slice]  # of (B, C, h, w)
 
 
 def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
-    """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`."""
-    columns = even_part(w, math.isqrt(max(1, positions)))
-    rows = even_part(h, max(1, positions // columns))
+    """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`.
+
+    Of whole rows, or of as many columns as makes the margins least.
+    """
+    positions = max(1, positions)
+
+    def size(parts: int) -> tuple[int, int]:
+        columns = -(-w // parts)
+        return even_part(h, max(1, positions // columns)), columns
+
+    def area(parts: int) -> int:
+        rows, columns = size(parts)
+        return -(-h // rows) * (rows + 2 * reach) * parts * (columns + 2 * reach)
+
+    rows, columns = size(min(range(-(-w // positions), -(-w // math.isqrt(positions)) + 1), key=area))
     for top in range(0, h, rows):
         for left in range(0, w, columns):
             bottom, right = min(h, top + rows), min(w, left + columns)
@@ -145,6 +158,7 @@ class Engine:
         self.tile_positions = tile_positions
         self.device = runtime.device() if device is None else device
         self.dtype = runtime.network_dtype(self.device)
+        self.strip_positions = STRIP_POSITIONS if self.device.type == "cpu" else tile_positions
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
             self.model, self.costs = _on_device(weights, self.device)
@@ -161,10 +175,10 @@ class Engine:
         """1 / 255 as a tensor: times a plain number, uint8 would become the caller's default dtype."""
         return self.torch.tensor(1 / 255, dtype=self.torch.float32)
 
-    def _floats(self, *shape: int) -> Tensor:
-        """(B, C, h, w) float32, channels-last."""
-        B, C, h, w = shape
-        return self.torch.empty((B, h, w, C), dtype=self.torch.float32, device=self.device).permute(0, 3, 1, 2)
+    def _floats(self, B: int, C: int, h: int, w: int, dtype: torch.dtype | None = None) -> Tensor:
+        """(B, C, h, w) float32 or `dtype`, channels-last."""
+        kind = self.torch.float32 if dtype is None else dtype
+        return self.torch.empty((B, h, w, C), dtype=kind, device=self.device).permute(0, 3, 1, 2)
 
     def _image(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, h * 16, w * 16) uint8 on the device, edges replicated."""
@@ -177,12 +191,12 @@ class Engine:
 
     def analyse(self, pixels: NDArray[np.uint8]) -> Tensor:
         """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (1, channels, h, w)."""
-        model, image, unit = self.model, self._image(pixels), self._unit()
+        model, image = self.model, self._image(pixels)
         with self.torch.inference_mode(), self.networks():
 
             def run(window: Tensor) -> Tensor:
-                linear, features = model.analyse_pixels(window * unit)
-                both: Tensor = self.torch.cat([linear, features.float()], 1)
+                linear, entered = self._enter(window)
+                both: Tensor = self.torch.cat([linear, model.analyse_entered(entered).float()], 1)
                 return both
 
             channels = model.quantiser1.channels + model.config.analysis_width_16
@@ -245,15 +259,26 @@ class Engine:
 
     def _latent(self, images: Tensor, quality: int) -> Tensor:
         """Analysis transform: (B, 3, h * 16, w * 16) uint8 -> y1 (B, channels, h, w) float32."""
-        q, unit = self._quality(quality), self._unit()
+        model, q = self.model, self._quality(quality)
         B, _, H, W = images.shape
-        y1 = self._floats(B, self.model.quantiser1.channels, H // 16, W // 16)
+        y1 = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
 
         def analyse(window: Tensor) -> Tensor:
-            return self.model.analyse(window * unit, q)
+            linear, entered = self._enter(window)
+            return model.analyse_features(linear, model.analyse_entered(entered), q)
 
-        tiled(analyse, [(images, 16)], y1, 1, self.model.analysis_reach, self.tile_positions)
+        tiled(analyse, [(images, 16)], y1, 1, model.analysis_reach, self.tile_positions)
         return y1
+
+    def _enter(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`Model.enter` for uint8 pixels (B, 3, h * 16, w * 16), strip by strip."""
+        model, unit = self.model, self._unit()
+        B, _, H, W = images.shape
+        linear = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
+        entered = self._floats(B, model.config.analysis_width_8, H // 8, W // 8, self.dtype)
+        for strip, _ in windows(H // 16, W // 16, self.strip_positions // B, 0):
+            linear[strip], entered[magnified(strip, 2)] = model.enter(images[magnified(strip, 16)] * unit)
+        return linear, entered
 
     def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
         """y1 (B, channels, h, w), overwritten -> codes and classes of levels 1, 2, 3."""
@@ -409,19 +434,24 @@ class Engine:
         with torch.inference_mode(), self.networks():
             features = self.features(codes, classes, quality)
 
-            def decode(codes: Tensor, classes: Tensor, features: Tensor) -> Tensor:
-                z1 = self.latent(codes, classes, features, quality)
-                x = model.synthesise(z1, features, quality) if scale == 1 else model.preview(z1, features, scale)
+            def leave(z1: Tensor, seen: Tensor) -> Tensor:
+                x = model.leave(z1, seen) if scale == 1 else model.preview(z1, seen, scale)
                 if grey:
                     x = x.mean(1, keepdim=True)
                 return x.mul_(255).round_().clamp_(0, 255)
 
-            side = 16 // scale
+            side, finer = 16 // scale, 2 if scale == 1 else 1
             # channels last in memory, so that an array comes out without another copy
             out: Tensor = torch.empty(B, h * side, w * side, 1 if grey else 3, dtype=torch.uint8, device=self.device)
             out = out.permute(0, 3, 1, 2)
             reach = model.synthesis_reach if scale == 1 else model.mean_reach
-            tiled(decode, [(codes[0], 1), (classes[0], 1), (features, 1)], out, side, reach, self.tile_positions)
+            for inner, outer in windows(h, w, self.tile_positions // B, reach):
+                seen, own = features[outer], within(inner, outer)
+                z1 = self.latent(codes[0][outer], classes[0][outer], seen, quality)
+                if scale == 1:
+                    seen = model.synthesise_features(z1, seen, quality)
+                parts = [(z1[own], 1), (seen[magnified(own, finer)], finer)]
+                tiled(leave, parts, out[magnified(inner, side)], side, 0, self.strip_positions)
         return out
 
     def features(self, codes: list[Tensor], classes: list[Tensor], quality: Tensor) -> Tensor:

@@ -391,18 +391,24 @@ class Model(nn.Module):
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
         """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: `analysis_reach`."""
-        return self.analyse_features(*self.analyse_pixels(x), quality)
+        linear, entered = self.enter(x)
+        return self.analyse_features(linear, self.analyse_entered(entered), quality)
 
-    def analyse_pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of the analysis that no quality changes: linear shortcut (B, n1, h, w) float32, and features."""
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels -> linear shortcut (B, n1, h, w) float32, and first features (B, width, 2h, 2w).  Reach: 0."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
             offset = -(self.klt_analysis @ self.patch_mean)
             linear = F.linear(to_patches(x.float(), 16), self.klt_analysis, offset).permute(0, 3, 1, 2)
         patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
-        return linear, self.analysis_down(self.analysis_8(patches))
+        return linear, self.analysis_8[0](patches)
+
+    def analyse_entered(self, entered: Tensor) -> Tensor:
+        """The rest of what no quality changes: first features -> features (B, width, h, w)."""
+        t: Tensor = self.analysis_down(self.analysis_8[1](entered))
+        return t
 
     def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """The rest of the analysis: both results of `analyse_pixels` -> y1 (B, n1, h, w) float32."""
+        """The rest of the analysis: linear shortcut, and features of `analyse_entered` -> y1 (B, n1, h, w) float32."""
         t = self.analysis_gain_8(features, quality)
         t = self.analysis_gain_16(self.analysis_16(t), quality)
         spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
@@ -445,13 +451,21 @@ class Model(nn.Module):
 
         Reach: `synthesis_reach`, with that of the mean.
         """
+        return self.leave(z1, self.synthesise_features(z1, features, quality))
+
+    def synthesise_features(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """All of the synthesis that sees neighbours: -> last features (B, width, 2h, 2w)."""
+        t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
+        t = self.synthesis_8(self.synthesis_gain_16(t, quality))
+        return self.synthesis_gain_8(t, quality)  # type: ignore[no-any-return]
+
+    def leave(self, z1: Tensor, last: Tensor) -> Tensor:
+        """Quantised y1 and last features -> pixels about 0..1, float32.  Reach: 0."""
         with torch.autocast(z1.device.type, enabled=False):
             rows = z1.float().permute(0, 2, 3, 1).contiguous()
             pixels = untiled(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
-        t = self.synthesis_16(torch.cat([self.normal(z1).to(features.dtype), features], 1))
-        t = self.synthesis_8(self.synthesis_gain_16(t, quality))
-        t = self.synthesis_head(self.synthesis_gain_8(t, quality))
-        return pixels.add_(untiled(t.permute(0, 2, 3, 1), 8)).permute(0, 3, 1, 2)
+        t = self.synthesis_head(last).permute(0, 2, 3, 1)
+        return pixels.add_(untiled(t, 8)).permute(0, 3, 1, 2)
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """The first channels of quantised y1, and level-1 features -> rows (B, h, w, channels + hyper) float32."""
