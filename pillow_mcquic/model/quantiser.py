@@ -368,14 +368,18 @@ class Codebooks(nn.Module):
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""
         B, _, h, w = codes.shape
-        groups = self.bank.groups
-        codes = codes.reshape(B, groups, -1, h, w)
-        total = torch.zeros((), dtype=torch.float32, device=codes.device)
-        for j, words in enumerate(self.words):
-            index = codes[:, :, j].permute(1, 0, 2, 3).reshape(groups, B * h * w)
-            total = total + pick(words, index.long())
-        total *= self.steps(classes.permute(1, 0, 2, 3).reshape(groups, B * h * w))
-        return self.planes(total, B, (h, w))
+        group = torch.arange(self.bank.groups, dtype=torch.int32, device=codes.device)
+
+        def rows_of(table: Tensor, index: Tensor) -> Tensor:
+            """Entries of a table (groups, K, n) by index (B, groups, h, w) -> (B, h, w, groups, n)."""
+            return F.embedding(index.permute(0, 2, 3, 1) + group * table.shape[1], table.flatten(0, 1))
+
+        parts = codes.unflatten(1, (self.bank.groups, -1)).unbind(2)
+        total = rows_of(self.words[0], parts[0])
+        for words, index in zip(self.words[1:], parts[1:], strict=True):
+            total += rows_of(words, index)
+        total *= rows_of(self.log_step.exp()[:, :, None], (classes.int() - FIRST_STEP_CLASS).clamp_(min=0))
+        return total.flatten(3).permute(0, 3, 1, 2)
 
 
 class Costs:
