@@ -367,14 +367,13 @@ class Codebooks(nn.Module):
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""
-        B, _, h, w = codes.shape
         group = torch.arange(self.bank.groups, dtype=torch.int32, device=codes.device)
 
         def rows_of(table: Tensor, index: Tensor) -> Tensor:
             """Entries of a table (groups, K, n) by index (B, groups, h, w) -> (B, h, w, groups, n)."""
             return F.embedding(index.permute(0, 2, 3, 1) + group * table.shape[1], table.flatten(0, 1))
 
-        parts = codes.unflatten(1, (self.bank.groups, -1)).unbind(2)
+        parts = codes.reshape(len(codes), self.bank.groups, -1, *codes.shape[2:]).unbind(2)
         total = rows_of(self.words[0], parts[0])
         for words, index in zip(self.words[1:], parts[1:], strict=True):
             total += rows_of(words, index)

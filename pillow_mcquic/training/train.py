@@ -43,7 +43,8 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
 
     What stands beside pixels or latents goes slowly: a change of the same size costs a hundred times as much there.
     """
-    still, slow, tables, exposed, inner, rest = [], [], [], [], [], []
+    still, slow, tables, rest = [], [], [], []
+    exposed, inner = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue  # set by `Objective.allocate`, or fitted at export
