@@ -32,6 +32,7 @@ EFFORT_DEFAULT = 1
 REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
 STRIP_POSITIONS = 256  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
+EVERY_POSITION = 1 << 60  # on other devices: one strip
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
@@ -99,7 +100,7 @@ Window = tuple[slice, slice, slice, slice]  # of (B, C, h, w)
 def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
     """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`.
 
-    Of whole rows, or of as many columns as makes the margins least.
+    Of whole rows, or of so many columns that the margins are least.
     """
     positions = max(1, positions)
 
@@ -108,8 +109,8 @@ def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window
         return even_part(h, max(1, positions // columns)), columns
 
     def area(parts: int) -> int:
-        rows, columns = size(parts)
-        return -(-h // rows) * (rows + 2 * reach) * parts * (columns + 2 * reach)
+        rows, _ = size(parts)
+        return (h + 2 * reach * (-(-h // rows) - 1)) * (w + 2 * reach * (parts - 1))
 
     rows, columns = size(min(range(-(-w // positions), -(-w // math.isqrt(positions)) + 1), key=area))
     for top in range(0, h, rows):
@@ -158,7 +159,7 @@ class Engine:
         self.tile_positions = tile_positions
         self.device = runtime.device() if device is None else device
         self.dtype = runtime.network_dtype(self.device)
-        self.strip_positions = STRIP_POSITIONS if self.device.type == "cpu" else tile_positions
+        self.strip_positions = STRIP_POSITIONS if self.device.type == "cpu" else EVERY_POSITION
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
             self.model, self.costs = _on_device(weights, self.device)
@@ -488,10 +489,12 @@ def _on_device(weights: Weights, where: torch.device) -> tuple[Model, list[list[
     """A copy of the networks and the words' costs on another device, made once."""
     import copy
 
+    import torch
+
     from .model.quantiser import Costs
 
     key = weights.id + str(where).encode()
-    with runtime.lock:
+    with runtime.lock, torch.inference_mode(False):  # see `load_weights`
         if key not in _device_copies:
             model = copy.deepcopy(weights.model).to(where)
             costs = [

@@ -94,10 +94,32 @@ def test_writing_does_not_touch_the_input(small: Image.Image) -> None:
     assert np.array_equal(pixels, before)
 
 
+@pytest.mark.parametrize("reach", [0, 3])
+@pytest.mark.parametrize(("h", "w", "positions"), [(1, 1, 99), (5, 300, 8), (300, 5, 64), (75, 100, 256), (60, 96, 0)])
+def test_windows_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -> None:
+    seen = np.zeros((1, 1, h, w), int)
+    for inner, outer in codec.windows(h, w, positions, reach):
+        seen[inner] += 1
+        assert 0 < seen[inner].size <= max(1, positions)
+        margins = [(i.start - o.start, o.stop - i.stop) for i, o in zip(inner[2:], outer[2:], strict=True)]
+        assert all(0 <= margin <= reach for both in margins for margin in both)
+    assert (seen == 1).all()
+
+
+def test_a_grid_is_cut_where_the_margins_are_least() -> None:
+    def cut(*arguments: int) -> list[tuple[slice, slice]]:
+        return [inner[2:] for inner, _ in codec.windows(*arguments)]
+
+    assert cut(60, 96, 8192, 7) == [(slice(0, 60), slice(0, 96))]
+    assert cut(100, 100, 5000, 7) == [(slice(0, 50), slice(0, 100)), (slice(50, 100), slice(0, 100))]
+    assert all(columns == slice(0, 100) for _, columns in cut(75, 100, 256, 0))
+
+
 def test_tiles_give_the_untiled_result(photo: Image.Image, float32: None) -> None:
     pixels = np.asarray(photo)[:400, :]
     loaded = codec.load_weights(weights.default_id())
     whole, tiled = (codec.Engine(loaded, tile_positions=n) for n in (1 << 20, 150))
+    whole.strip_positions = 1 << 20
     (codes, classes), (tiled_codes, _) = whole.quantise(pixels, 1024), tiled.quantise(pixels, 1024)
     for a, b in zip(codes, tiled_codes, strict=True):
         assert np.array_equal(a, b)

@@ -17,10 +17,10 @@ from pillow_mcquic.model.network import (
     Config,
     ContextNetwork,
     Down,
-    from_patches,
     log_energy,
     shuffle,
     to_patches,
+    to_pixels,
     unshuffle,
 )
 from pillow_mcquic.model.prior import (
@@ -83,7 +83,7 @@ def test_patches_hold_pixels_row_by_row(step: int) -> None:
     x = torch.randn(2, 3, 32, 48)
     patches = to_patches(x, step)
     assert torch.equal(patches[1, 1, 0].view(step, step, 3), x[1, :, step : 2 * step, :step].permute(1, 2, 0))
-    assert torch.equal(from_patches(patches, step), x)
+    assert torch.equal(to_pixels(patches, step).permute(0, 3, 1, 2), x)
 
 
 @pytest.mark.parametrize(("size", "halved"), [((1, 1), (1, 1)), ((5, 4), (3, 2)), ((2, 7), (1, 4))])
@@ -108,7 +108,7 @@ def test_nearest_is_nearest_in_every_shell(count: int, dim: int) -> None:
     assert torch.allclose(found, distance.min(-1).values, atol=0.02)  # words equally near, as float32 has it
 
 
-def searched(value: float, words: list[list[float]], prices: list[list[float]], error_per_bit: float) -> list[int]:
+def chosen_words(value: float, words: list[list[float]], prices: list[list[float]], error_per_bit: float) -> list[int]:
     """Codes of one number: one group, one class; a price list for each stage, the same in both contexts."""
     books = [torch.tensor(stage)[None, :, None] for stage in words]
     bits = [torch.tensor(s)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, s in enumerate(prices)]
@@ -121,21 +121,22 @@ def searched(value: float, words: list[list[float]], prices: list[list[float]], 
 @pytest.mark.parametrize(("value", "chosen"), [(0.9, 1), (0.6, 0), (0.66, 1), (0.64, 0)])
 def test_search_weighs_error_against_bits(value: float, chosen: int) -> None:
     """Word 0 is v^2 off, word 1 (1 - v)^2 and 3 bits dearer: at 0.1 a bit they are equal at v = 0.65."""
-    assert searched(value, [[0.0, 1.0]], [[0.0, 3.0]], 0.1) == [chosen]
+    assert chosen_words(value, [[0.0, 1.0]], [[0.0, 3.0]], 0.1) == [chosen]
 
 
 def test_search_leaves_a_coarse_word_out_where_a_fine_one_will_do() -> None:
     """The coarse word 4 and the fine word -1 reach 3 exactly; the fine word 2 alone is 1 off and 5 bits cheaper."""
     words, prices = [[0.0, 4.0, -4.0], [0.0, -1.0, 2.0, 1.0]], [[0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0]]
-    assert searched(3.0, words, prices, 0.01) == [1, 1]
-    assert searched(3.0, words, prices, 0.3) == [0, 2]
+    assert chosen_words(3.0, words, prices, 0.01) == [1, 1]
+    assert chosen_words(3.0, words, prices, 0.3) == [0, 2]
 
 
+@pytest.mark.parametrize("k", [16, 300])
 @pytest.mark.parametrize("fractional", [False, True])
-def test_choice_is_the_least_of_all(fractional: bool) -> None:
-    """Against every word, tried one by one."""
+def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
+    """Against every word, tried one by one; of 300 words, in no order, in shells."""
     generator = torch.Generator().manual_seed(1)
-    groups, count, k = 3, 200, 16
+    groups, count = 3, 200
     words = torch.randn(groups, k, 2, generator=generator)
     bits = torch.rand(groups, 2, 5, k, generator=generator) * 8
     low = torch.randint(0, 4, (groups, count), generator=generator)
@@ -162,6 +163,21 @@ def test_rows_and_planes_are_inverse() -> None:
     assert rows.shape == (3, 40, 2)
     assert torch.equal(rows[1, 7], x[0, 2:4, 1, 2])
     assert torch.equal(books.planes(rows, 2, (4, 5)), x)
+
+
+def test_words_are_summed_stage_by_stage_at_the_step_of_the_class() -> None:
+    books = Codebooks(Bank(groups=3, dim=2, stages=((5, 1.0), (7, 1.0))), 24)
+    with torch.no_grad():
+        for parameter in books.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    codes = torch.stack([torch.randint(0, k, (2, 4, 3)) for _ in range(3) for k in (5, 7)], 1).to(torch.int16)
+    classes = torch.randint(0, 24, (2, 3, 4, 3)).to(torch.uint8)
+    planes = books.sum_words(codes, classes)
+    image, group, row, column = 1, 2, 3, 1
+    step = books.log_step[group, max(0, int(classes[image, group, row, column]) - FIRST_STEP_CLASS)].exp()
+    first, second = (int(codes[image, 2 * group + stage, row, column]) for stage in (0, 1))
+    expected = (books.words[0][group, first] + books.words[1][group, second]) * step
+    assert torch.allclose(planes[image, 4:6, row, column], expected)
 
 
 def test_class_sets_the_step() -> None:

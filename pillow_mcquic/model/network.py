@@ -127,13 +127,8 @@ def to_patches(x: Tensor, step: int) -> Tensor:
     return x.reshape(B, H // step, W // step, step * step * C)
 
 
-def from_patches(x: Tensor, step: int) -> Tensor:
-    """The inverse of `to_patches`, channels-last."""
-    return untiled(x, step).permute(0, 3, 1, 2)
-
-
-def untiled(x: Tensor, step: int) -> Tensor:
-    """Patches (B, h, w, step * step * C) -> pixels (B, h * step, w * step, C), no view of anything."""
+def to_pixels(x: Tensor, step: int) -> Tensor:
+    """Patches as of `to_patches` -> pixels (B, h * step, w * step, C), in memory of their own."""
     B, h, w, size = x.shape
     row = size // step
     x = x.reshape(B, h, w, step, row).permute(0, 1, 3, 2, 4)
@@ -463,9 +458,9 @@ class Model(nn.Module):
         """Quantised y1 and last features -> pixels about 0..1, float32.  Reach: 0."""
         with torch.autocast(z1.device.type, enabled=False):
             rows = z1.float().permute(0, 2, 3, 1).contiguous()
-            pixels = untiled(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
+            pixels = to_pixels(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
         t = self.synthesis_head(last).permute(0, 2, 3, 1)
-        return pixels.add_(untiled(t, 8)).permute(0, 3, 1, 2)
+        return pixels.add_(to_pixels(t, 8)).permute(0, 3, 1, 2)
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """The first channels of quantised y1, and level-1 features -> rows (B, h, w, channels + hyper) float32."""
@@ -477,7 +472,8 @@ class Model(nn.Module):
         z1: the channels of the first `PREVIEW_BANKS[scale]` banks, quantised; features: on the level-1 grid.
         """
         with torch.autocast(z1.device.type, enabled=False):
-            return from_patches(self.previews[str(scale)](self.preview_inputs(z1, features)), 16 // scale)
+            rows = self.previews[str(scale)](self.preview_inputs(z1, features))
+            return to_pixels(rows, 16 // scale).permute(0, 3, 1, 2)
 
     def banks(self, level: int) -> list[Codebooks]:
         """The codebooks of level 1, 2 or 3."""

@@ -27,7 +27,7 @@ class Settings:
     # optimisers: Muon for matrices, Adam for the rest
     muon_rate: float = 0.004
     adam_rate: float = 3e-4
-    slow: float = 0.1  # factor for codebooks, the KLT of analysis and the matrices beside pixels and latents
+    slow: float = 0.1  # factor for codebooks, the KLT of analysis and matrices that are `train.EXPOSED`
     still: float = 0.001  # factor for the KLT of synthesis, a change of which is seen in every pixel
     tables: float = 10.0  # factor for the probability tables
     allocation: float = 0.01  # share of the way that gains and steps go in a step towards equal cost of errors

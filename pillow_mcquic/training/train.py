@@ -26,7 +26,8 @@ from . import data, start
 from .objective import Objective, new_objective
 from .settings import Settings
 
-# Matrices between the networks and pixels or latents, and those that write the features of which pixels are made
+# Where a change shows at once: matrices between pixels or level 1 and the networks of both transforms, but for
+# analysis' first, and those that write the features of which pixels are made (docs/training-log.md, run 23)
 EXPOSED = re.compile(
     r"model\.(analysis_head|synthesis_16\.0|synthesis_8\.\d+\.(leave|contract)|synthesis_head)\.weight"
 )
@@ -41,7 +42,7 @@ def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = No
 def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the networks, Adam for everything else; `scale` multiplies a group's rate.
 
-    What stands beside pixels or latents goes slowly: a change of the same size costs a hundred times as much there.
+    `EXPOSED` matrices go slowly: a change of the same size costs a hundred times as much there.
     """
     still, slow, tables, rest = [], [], [], []
     exposed, inner = list[nn.Parameter](), list[nn.Parameter]()
@@ -201,7 +202,10 @@ def train(
     if resume is not None:
         objective.load_state_dict(resume.get("live", resume["objective"]))
         for optimiser, state in zip(opts, resume["optimisers"], strict=True):
+            scales = [group["scale"] for group in optimiser.param_groups]
             optimiser.load_state_dict(state)
+            for group, scale in zip(optimiser.param_groups, scales, strict=True):
+                group["scale"] = scale  # of these settings, not of those it was saved with
         step = resume["step"]
     average = copy.deepcopy(objective)  # what is validated and exported
     if resume is not None:
