@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "fcd7f35b8389e4f8"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "31a2b4ca60ef7387"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "2cccbd338b583b1f"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "ee36b01698369c51"),
-    "grey.mcq": ((128, 112), "L", 5.0, "4e30d85c523ddac2"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "d05622d7ea0db856"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "3807ba5d81950a11"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "86f4bb2a6adcbab6"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "217591e5e017dd7c"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "9aa3bdcb5d9e8c86"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "7eca40018055f277"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "3fbf6a7eefba9222"),
+    "grey.mcq": ((128, 112), "L", 5.0, "f596c50067f35140"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2c0aed85d655101d"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "ade3fe4aad7d68d8"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "5190062ced738227"),
 }
 
 

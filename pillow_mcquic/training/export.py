@@ -175,6 +175,7 @@ def export(
     Raises ValueError when real bytes on the validation photos differ from the estimate by more than 1.5 %, and when the
     tables could make files shorter than the format promises.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # before an hour of counting, not after
     objective, settings = load_objective(checkpoint)
     config_text = weights.dump_config(settings.model)
     arrays = {**float_arrays(objective), **prior_arrays(objective)}
