@@ -343,8 +343,9 @@ def test_exported_model_codes_pictures(
 ) -> None:
     from .conftest import from_bytes, psnr, to_bytes
 
-    path = export(checkpoint, tmp_path, str(photos), val_folder=None, crops=4)
-    monkeypatch.setenv("PILLOW_MCQUIC_WEIGHTS", str(tmp_path))
+    folder = tmp_path / "not" / "there"
+    path = export(checkpoint, folder, str(photos), val_folder=None, crops=4)
+    monkeypatch.setenv("PILLOW_MCQUIC_WEIGHTS", str(folder))
     monkeypatch.setenv("PILLOW_MCQUIC_MODEL", path.stem)
     data = to_bytes(small, quality=8)
     assert data[12:16].hex() == path.stem
