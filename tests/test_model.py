@@ -99,6 +99,12 @@ def test_lattices_start_with_zero_and_their_kissing_number(dim: int, kissing: in
     assert torch.allclose(norms[1 : kissing + 1], norms[1])
 
 
+def test_nearest_is_nearest() -> None:
+    vectors, words = torch.randn(3, 700, 4), torch.randn(3, 50, 4)
+    distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
+    assert torch.equal(nearest(vectors, words), distance.argmin(-1))
+
+
 @pytest.mark.parametrize(("count", "dim"), [(50, 4), (256, 2), (1536, 1)])
 def test_nearest_is_nearest_in_every_shell(count: int, dim: int) -> None:
     words = torch.stack([lattice(count, dim, seed) for seed in range(3)])

@@ -294,6 +294,11 @@ def expected_gradient(
     return result
 
 
+def step_row(classes: Tensor) -> Tensor:
+    """Classes, any integers -> where their step stands in `Codebooks.log_step`, int32."""
+    return (classes.int() - FIRST_STEP_CLASS).clamp_(min=0)
+
+
 def pick(words: Tensor, index: Tensor) -> Tensor:
     """Codewords by index: (groups, K, dim), (groups, N) -> (groups, N, dim)."""
     return torch.gather(words, 1, index.unsqueeze(-1).expand(-1, -1, words.shape[2]))
@@ -328,8 +333,7 @@ class Codebooks(nn.Module):
 
     def steps(self, classes: Tensor) -> Tensor:
         """Classes (groups, N) -> the step of each vector (groups, N, 1)."""
-        row = (classes.long() - FIRST_STEP_CLASS).clamp_(min=0)
-        return torch.gather(self.log_step.exp(), 1, row)[..., None]
+        return torch.gather(self.log_step.exp(), 1, step_row(classes).long())[..., None]
 
     def assign(self, x: Tensor, classes: Tensor, costs: Costs) -> Tensor:
         """Codes of a bank by `search`.
@@ -377,7 +381,7 @@ class Codebooks(nn.Module):
         total = rows_of(self.words[0], parts[0])
         for words, index in zip(self.words[1:], parts[1:], strict=True):
             total += rows_of(words, index)
-        total *= rows_of(self.log_step.exp()[:, :, None], (classes.int() - FIRST_STEP_CLASS).clamp_(min=0))
+        total *= rows_of(self.log_step.exp()[:, :, None], step_row(classes))
         return total.flatten(3).permute(0, 3, 1, 2)
 
 
