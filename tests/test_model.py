@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pillow_mcquic import codec, weights
+from pillow_mcquic.model import network
 from pillow_mcquic.model.cost import measure
 from pillow_mcquic.model.network import (
     ClassNetwork,
     Config,
     ContextNetwork,
     Down,
+    Pointwise,
     log_energy,
     shuffle,
     to_patches,
@@ -41,6 +43,7 @@ from pillow_mcquic.model.quantiser import (
     Codebooks,
     Costs,
     Rates,
+    group_of,
     lattice,
     nearest,
     pick,
@@ -102,7 +105,8 @@ def test_lattices_start_with_zero_and_their_kissing_number(dim: int, kissing: in
 def test_nearest_is_nearest() -> None:
     vectors, words = torch.randn(3, 700, 4), torch.randn(3, 50, 4)
     distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
-    assert torch.equal(nearest(vectors, words), distance.argmin(-1))
+    found = nearest(vectors.flatten(0, 1), group_of(vectors).flatten(), words)
+    assert torch.equal(found.view(3, 700), distance.argmin(-1))
 
 
 @pytest.mark.parametrize(("count", "dim"), [(50, 4), (256, 2), (1536, 1)])
@@ -110,7 +114,8 @@ def test_nearest_is_nearest_in_every_shell(count: int, dim: int) -> None:
     words = torch.stack([lattice(count, dim, seed) for seed in range(3)])
     vectors = torch.randn(3, 700, dim) * torch.logspace(-1, 2, 700)[:, None]
     distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
-    found = torch.gather(distance, 2, nearest(vectors, words)[:, :, None])[:, :, 0]
+    index = nearest(vectors.flatten(0, 1), group_of(vectors).flatten(), words).view(3, 700, 1)
+    found = torch.gather(distance, 2, index)[:, :, 0]
     assert torch.allclose(found, distance.min(-1).values, atol=0.02)  # words equally near, as float32 has it
 
 
@@ -118,7 +123,8 @@ def chosen_words(value: float, words: list[list[float]], prices: list[list[float
     """Codes of one number: one group, one class; a price list for each stage, the same in both contexts."""
     books = [torch.tensor(stage)[None, :, None] for stage in words]
     bits = [torch.tensor(s)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, s in enumerate(prices)]
-    rates = Rates(bits, torch.zeros(1, 1, dtype=torch.int64))
+    nil = torch.zeros(1, 1, dtype=torch.int64)
+    rates = Rates(bits, nil, nil)
     return [
         c.item() for c in search(torch.tensor([[[value]]]), books, rates, Choice(books[-1], bits[-1], error_per_bit))
     ]
@@ -147,19 +153,84 @@ def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
     bits = torch.rand(groups, 2, 5, k, generator=generator) * 8
     low = torch.randint(0, 4, (groups, count), generator=generator)
     share = torch.rand(groups, count, generator=generator) if fractional else None
-    rates = Rates([bits], low, share)
     vectors = torch.randn(groups, count, 2, generator=generator)
+    rates = Rates([bits], group_of(vectors), low, share)
     busy = torch.randint(0, 2, (groups, count), generator=generator)
     every = torch.arange(k).expand(groups, count, k)
     losses = torch.stack(
         [
-            (vectors - pick(words, every[..., i])).square().sum(-1)
-            + 0.2 * rates.of(0, busy, every[..., i].contiguous())
+            (vectors - pick(words, rates.group, every[..., i])).square().sum(-1)
+            + 0.2 * rates.of(0, busy, every[..., i])
             for i in range(k)
         ],
         -1,
     )
-    assert torch.equal(Choice(words, bits, 0.2)(vectors, rates.row(0, busy), share, low >= 0), losses.argmin(-1))
+    found = Choice(words, bits, 0.2)(vectors.flatten(0, 1), rates.row(0, busy).flatten(), rates.flat())
+    assert torch.equal(found.view(groups, count), losses.argmin(-1))
+
+
+@pytest.mark.parametrize("fractional", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), (4.0, 1.0), (14.0, 3.6, 1.0)])
+def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional: bool) -> None:
+    """Vectors of all sizes, most of them zero in the end, against the same choices tried on every one of them."""
+    generator = torch.Generator().manual_seed(len(scales))
+    groups, count, price = 3, 400, 0.11
+    words = [scale * lattice(60, 4, seed).repeat(groups, 1, 1) for seed, scale in enumerate(scales)]
+    words = [w + 0.05 * torch.randn(w.shape, generator=generator) for w in words]  # word 0 is not quite zero
+    energy = [w.square().sum(-1) for w in words]
+    classes = torch.arange(1.0, 5.0)[:, None]
+    bits = [e[:, None, None].sqrt() * 8 / classes + classes for e in energy]
+    bits = [table.repeat(1, 1 if i == 0 else 2, 1, 1) for i, table in enumerate(bits)]
+    low = torch.randint(0, 3, (groups, count), generator=generator)
+    share = torch.rand(groups, count, generator=generator) if fractional else None
+    vectors = torch.randn(groups, count, 4, generator=generator) * torch.logspace(-2, 1.3, count)[:, None]
+    rates = Rates(bits, group_of(vectors), low, share)
+    last, tried = len(words) - 1, []
+    for forced in range(len(words)):
+        rest, busy, cost, codes = vectors, torch.zeros_like(low), torch.zeros(groups, count), []
+        for stage, book in enumerate(words):
+            error = (rest[:, :, None] - book[:, None]).square().sum(-1)
+            every = torch.arange(60).expand(groups, count, 60)
+            dear = torch.stack([rates.of(stage, busy, every[..., i]) for i in range(60)], -1)
+            index = (error + price * dear if stage == last else error).argmin(-1)
+            index = torch.zeros_like(low) if stage < forced else index
+            cost = cost + rates.of(stage, busy, index) * price
+            rest = rest - pick(book, rates.group, index)
+            busy = busy | (index != 0).long()
+            codes.append(index)
+        tried.append(cost + rest.square().sum(-1))
+    found = search(vectors, words, rates, Choice(words[-1], bits[-1], price))
+    rest, busy, cost = vectors, torch.zeros_like(low), torch.zeros(groups, count)
+    for stage, (book, index) in enumerate(zip(words, found, strict=True)):
+        cost = cost + rates.of(stage, busy, index) * price
+        rest = rest - pick(book, rates.group, index)
+        busy = busy | (index != 0).long()
+    assert torch.allclose(cost + rest.square().sum(-1), torch.stack(tried).min(0).values, rtol=1e-4, atol=1e-4)
+    assert 0.1 < (busy == 0).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("leaky", "summed"), [(False, False), (True, False), (False, True)])
+def test_one_pass_is_a_product_then_the_rest(
+    leaky: bool, summed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Result and gradients of `Pointwise.of_rows` with oneDNN's pass and without, as the type can tell."""
+    torch.manual_seed(3)
+    layer = Pointwise(24, 40)
+    rows, onto, slope = (torch.randn(70, n).to(dtype).requires_grad_() for n in (24, 40, 40))
+    found = []
+    for one_pass in (True, False):
+        monkeypatch.setattr(network, "fused", lambda *_, known=one_pass: known)
+        layer.zero_grad()
+        rows.grad = onto.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            result = layer.of_rows(rows, leaky=leaky, onto=onto.clone() if summed else None)
+        result.backward(slope.detach())
+        gradients = [rows.grad, layer.weight.grad, layer.bias.grad, onto.grad if summed else torch.zeros(1)]
+        found.append([result.detach().float(), *(g.float() for g in gradients if g is not None)])
+    for mine, other in zip(*found, strict=True):
+        assert mine.shape == other.shape
+        assert (mine - other).norm() <= (1e-5 if dtype == torch.float32 else 8e-3) * other.norm()
 
 
 def test_rows_and_planes_are_inverse() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from pillow_mcquic.coder import normalise_counts, pack_counts
 from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
-from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates
+from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, group_of
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
@@ -220,7 +220,7 @@ def test_gradient_of_a_word_is_that_of_an_expectation(dim: int, words: int) -> N
     (torch.softmax(-cost / TEMPERATURE, -1) * torch.einsum("gnd,gkd->gnk", slope, c)).sum().backward()
     expected, x.grad = x.grad, None
 
-    rates = Rates([bits[:, None]], low, share)
+    rates = Rates([bits[:, None]], group_of(x), low, share)
     observed = []
     word, again, nothing = ExpectedWord.apply(x, c, index, rates, low, 0.11, 2, lambda *what: observed.extend(what))
     assert torch.equal(word, chosen)

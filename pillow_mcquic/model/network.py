@@ -14,6 +14,7 @@ each coarser grid is the finer one halved, rounded up.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -26,6 +27,7 @@ from .distortion import QUALITIES, Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
+SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
 
@@ -148,6 +150,45 @@ def to_planes(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.shape[0], *like.shape[2:], -1).permute(0, 3, 1, 2)
 
 
+class Affine(torch.autograd.Function):
+    """rows @ weight.T + bias, then a leaky ReLU or a sum, in one pass over the result.
+
+    By oneDNN on the CPU, as torch's own compiler calls it: passes of their own over rows for the bias, the activation
+    and the sum take as long as the product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, leaky: bool, onto: Tensor | None) -> Tensor:
+        out: Tensor
+        if onto is None:
+            name, slope = ("leaky_relu", [SLOPE]) if leaky else ("none", [])
+            out = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, slope, "")
+        else:
+            out = torch.ops.mkldnn._linear_pointwise.binary(rows, onto, weight, bias, "add")
+        ctx.save_for_backward(rows, weight, out if leaky else None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, out = ctx.saved_tensors
+        inner = gradient if out is None else torch.ops.aten.leaky_relu_backward(gradient, out, SLOPE, True)
+        needed = ctx.needs_input_grad
+        return (
+            inner @ weight if needed[0] else None,
+            inner.t() @ rows if needed[1] else None,
+            inner.sum(0) if needed[2] else None,
+            None,
+            gradient if needed[4] else None,
+        )
+
+
+@functools.cache
+def fused(dtype: torch.dtype, device: str) -> bool:
+    """Whether `Affine` is there, and faster, for products of this type on this device."""
+    there = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return there and device == "cpu" and dtype in (torch.float32, torch.bfloat16)
+
+
 class Pointwise(nn.Module):
     """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
 
@@ -159,9 +200,17 @@ class Pointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return to_planes(self.of_rows(to_rows(x)), x)
 
-    def of_rows(self, rows: Tensor) -> Tensor:
-        """(N, in) -> (N, out)."""
-        return F.linear(rows, self.weight, self.bias)
+    def of_rows(self, rows: Tensor, *, leaky: bool = False, onto: Tensor | None = None) -> Tensor:
+        """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
+        kind = rows.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        if fused(dtype, kind) and (onto is None or onto.dtype == dtype):
+            return Affine.apply(rows.to(dtype), self.weight.to(dtype), self.bias.to(dtype), leaky, onto)  # type: ignore[no-any-return,no-untyped-call]
+        result = F.linear(rows, self.weight, self.bias)
+        # in place, as fresh memory costs more than the arithmetic
+        if leaky:
+            result = F.leaky_relu(result, SLOPE, inplace=True)
+        return result if onto is None else result.add_(onto)
 
 
 class Block(nn.Module):
@@ -184,14 +233,12 @@ class Block(nn.Module):
             self.depthwise.weight[:, :, 1, 1] += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place wherever the tensor is ours: at inference fresh memory costs more than the arithmetic; and on rows,
-        # as of a change to a view autograd makes copies (half of a block's time in training)
+        # on rows, as of a change in place to a view autograd makes copies (half of a block's time in training)
         rows = to_rows(x)
-        t = to_planes(F.leaky_relu(self.enter.of_rows(rows), 0.1, inplace=True), x)
-        rows = self.leave.of_rows(to_rows(self.depthwise(t))).add_(rows)
+        t = to_planes(self.enter.of_rows(rows, leaky=True), x)
+        rows = self.leave.of_rows(to_rows(self.depthwise(t)), onto=rows)
         if self.expansion:
-            t = F.leaky_relu(self.expand.of_rows(rows), 0.1, inplace=True)
-            rows = self.contract.of_rows(t).add_(rows)
+            rows = self.contract.of_rows(self.expand.of_rows(rows, leaky=True), onto=rows)
         return to_planes(rows, x)
 
 

@@ -85,18 +85,22 @@ def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
     return torch.cat(indices, 1)[:, :count]
 
 
-def nearest(vectors: Tensor, words: Tensor) -> Tensor:
-    """Index of the nearest codeword: (groups, N, dim), (groups, K, dim) -> (groups, N) int64.
+def nearest(vectors: Tensor, group: Tensor, words: Tensor) -> Tensor:
+    """Index of the nearest codeword: vectors (M, dim) of groups (M,), growing; words (groups, K, dim) -> (M,) int64.
 
     The nearest word maximises <v, c> - |c|^2 / 2.
     """
     # a vector closer to word 0 than half the way to any other word needs no search, and most are
-    zero = words[:, :1]
-    clear = (words - zero).square().sum(-1) / 4
-    distance = (vectors - zero).square().sum(-1)
-    shell = shells(distance, [clear[:, first:].min(1).values[:, None] for first in firsts(words)])
+    distance = (vectors - words[:, 0][group]).square().sum(-1)
+    shell = shells(distance, [radius[group] for radius in clear_distances(words)])
     augmented = torch.cat([words, half_energy(words)], 2)
-    return search_shells(shell, augmented, lambda g, at: F.pad(vectors[g, at], (0, 1), value=1.0))
+    return search_shells(shell, group, augmented, lambda at: F.pad(vectors[at], (0, 1), value=1.0))
+
+
+def clear_distances(words: Tensor) -> list[Tensor]:
+    """Squared distances (groups,) from word 0, a shell each, below which no word from one of `firsts` on is nearer."""
+    clear = (words - words[:, :1]).square().sum(-1) / 4
+    return [clear[:, first:].min(1).values for first in firsts(words)]
 
 
 def searched(words: Tensor) -> list[int]:
@@ -120,26 +124,30 @@ def shells(distance: Tensor, radii: Sequence[Tensor]) -> Tensor:
     return torch.stack([distance >= radius for radius in radii]).sum(0, dtype=torch.uint8)
 
 
-def search_shells(shell: Tensor, words: Tensor, columns: Callable[[int | slice, Tensor | slice], Tensor]) -> Tensor:
-    """`largest_product` for the vectors of every shell (groups, N) among its words of `searched`; of shell 0, word 0.
+def search_shells(shell: Tensor, group: Tensor, words: Tensor, columns: Callable[[Tensor | slice], Tensor]) -> Tensor:
+    """`largest_product` for the vectors of every shell (M,) among its words of `searched`; of shell 0, word 0.
 
-    columns(g, at): the vectors of one group or all of them.  On CUDA picking vectors out costs more than it saves.
+    group (M,): of each vector, growing; columns(at): the vectors asked for.  On CUDA, where picking vectors out costs
+    more than it saves, all are searched, and every group has as many.
     """
     if shell.device.type != "cpu":
-        return largest_product(columns(slice(None), slice(None)), words)
+        return largest_product(columns(slice(None)).view(len(words), -1, words.shape[2]), words).flatten()
     index = torch.zeros(shell.shape, dtype=torch.int64)
-    for g, count, at in members(shell, searched(words)):
-        index[g, at] = largest_product(columns(g, at)[None], words[g : g + 1, :count])[0]
+    for g, count, at in members(shell, group, searched(words)):
+        index[at] = largest_product(columns(at)[None], words[g : g + 1, :count])[0]
     return index
 
 
-def members(shell: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-    """Of every group and shell (groups, N) with vectors in it: the group, how many words are searched, the vectors."""
+def members(shell: Tensor, group: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Of every shell and group with vectors in it: the group, how many words are searched, and the vectors.
+
+    shell, group (M,): of each vector; groups grow.
+    """
     for number, count in enumerate(counts, 1):
-        for g, mine in enumerate(shell == number):
-            at = mine.nonzero()[:, 0]
-            if len(at):
-                yield g, count, at
+        marked = (shell == number).nonzero()[:, 0]
+        groups, sizes = torch.unique_consecutive(group[marked], return_counts=True)
+        for g, mine in zip(groups.tolist(), torch.split(marked, sizes.tolist()), strict=True):
+            yield g, count, mine
 
 
 def half_energy(words: Tensor) -> Tensor:
@@ -149,29 +157,44 @@ def half_energy(words: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What every word of a bank costs each of N vectors.
+    """What every word of a bank costs each vector.
 
-    bits: for each stage (groups, contexts, classes, K); low: class of each vector (groups, N) int64; share: how far
-    each vector is on the way to the next class, (groups, N), or None for whole classes.
+    bits: for each stage (groups, contexts, classes, K).  Of the vectors, in any one shape: group and class, int64, and
+    share: how far each is on the way to the next class, or None for whole classes.
     """
 
     bits: Sequence[Tensor]
+    group: Tensor
     low: Tensor
     share: Tensor | None = None
 
     def row(self, stage: int, busy: Tensor) -> Tensor:
-        """Which table, of contexts * classes, belongs to each vector: (groups, N)."""
+        """Which table, of contexts * classes, belongs to each vector; `busy`, int64: not word 0 in an earlier stage."""
         _, contexts, classes, _ = self.bits[stage].shape
-        return self.low if contexts == 1 else busy.long() * classes + self.low
+        return self.low if contexts == 1 else busy * classes + self.low
 
     def of(self, stage: int, busy: Tensor, index: Tensor) -> Tensor:
-        """Bits of the words `index` (groups, N); `busy`: where a word of an earlier stage is not word 0."""
-        table = self.bits[stage].flatten(1)
-        k = self.bits[stage].shape[3]
-        at = self.row(stage, busy) * k + index
-        if self.share is None:
-            return torch.gather(table, 1, at)
-        return torch.lerp(torch.gather(table, 1, at), torch.gather(table, 1, at + k), self.share)
+        """Bits of the words `index`; `busy` as of `row`."""
+        table = self.bits[stage].flatten(1, 2)
+        _, rows, k = table.shape
+        at = (self.group * rows + self.row(stage, busy)) * k + index
+        near = entries(table, at)
+        return near if self.share is None else torch.lerp(near, entries(table, at + k), self.share)
+
+    def flat(self) -> Rates:
+        """The same of vectors (groups, N) in one row."""
+        return Rates(
+            self.bits, self.group.flatten(), self.low.flatten(), None if self.share is None else self.share.flatten()
+        )
+
+    def some(self, at: Tensor) -> Rates:
+        """Those of some vectors, of vectors in one row."""
+        return Rates(self.bits, self.group[at], self.low[at], None if self.share is None else self.share[at])
+
+
+def entries(table: Tensor, at: Tensor) -> Tensor:
+    """Elements of a table by their place in memory, in the shape of `at`."""
+    return torch.gather(table.flatten(), 0, at.flatten()).view(at.shape)
 
 
 def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> list[Tensor]:
@@ -184,12 +207,13 @@ def ball_radii(words: Tensor, price: Tensor, slack: float = 0.0) -> list[Tensor]
     return [radius[:, :, first:].min(-1).values for first in firsts(words)]
 
 
-def of_tables(radii: Sequence[Tensor], row: Tensor, share: Tensor | None) -> list[Tensor]:
-    """The radii (groups, N) for vectors under the tables `row`, or between them and the next (see `Rates`)."""
-    near = [torch.gather(radius, 1, row) for radius in radii]
-    if share is None:
+def of_tables(radii: Sequence[Tensor], row: Tensor, rates: Rates) -> list[Tensor]:
+    """The radii for vectors under the tables `row`, or between them and the next, in their shape (see `Rates`)."""
+    at = rates.group * radii[0].shape[1] + row
+    near = [entries(radius, at) for radius in radii]
+    if rates.share is None:
         return near
-    return [torch.minimum(r, torch.gather(radius, 1, row + 1)) for r, radius in zip(near, radii, strict=True)]
+    return [torch.minimum(r, entries(radius, at + 1)) for r, radius in zip(near, radii, strict=True)]
 
 
 class Choice:
@@ -200,31 +224,30 @@ class Choice:
 
     def __init__(self, words: Tensor, bits: Tensor, error_per_bit: float) -> None:
         self.error_per_bit = error_per_bit
-        self.zero = words[:, :1]
+        self.zero = words[:, 0]
         price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
         self.radii = ball_radii(words, price)
         self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
 
-    def __call__(self, vectors: Tensor, row: Tensor, share: Tensor | None, where: Tensor) -> Tensor:
-        """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (groups, N, dim).
+    def __call__(self, vectors: Tensor, row: Tensor, rates: Rates) -> Tensor:
+        """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (M, dim): (M,) int64.
 
-        row, share: the table of each vector, and how far it is on the way to the next, as of `Rates`; `where`
-        (groups, N) says which vectors need a word; the others get word 0.
+        row: the table of each vector; rates: for their groups, which grow, and shares.
         """
-        distance = (vectors - self.zero).square().sum(-1).sqrt()
-        shell = shells(distance, of_tables(self.radii, row, share)) * where
+        distance = (vectors - self.zero[rates.group]).square().sum(-1).sqrt()
+        shell = shells(distance, of_tables(self.radii, row, rates))
 
-        def columns(g: int | slice, at: Tensor | slice) -> Tensor:
-            mine = row[g, at, None]
-            select = vectors.new_zeros(*mine.shape[:-1], self.radii[0].shape[1])
-            if share is None:
+        def columns(at: Tensor | slice) -> Tensor:
+            mine = row[at, None]
+            select = vectors.new_zeros(len(mine), self.radii[0].shape[1])
+            if rates.share is None:
                 select.scatter_(-1, mine, 1.0)
             else:
-                up = share[g, at, None]
+                up = rates.share[at, None]
                 select.scatter_(-1, mine, 1 - up).scatter_(-1, mine + 1, up)
-            return torch.cat([F.pad(vectors[g, at], (0, 1), value=1.0), select], -1)
+            return torch.cat([F.pad(vectors[at], (0, 1), value=1.0), select], -1)
 
-        return search_shells(shell, self.words, columns) * where
+        return search_shells(shell, rates.group, self.words, columns)
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
@@ -237,27 +260,56 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
     vectors (groups, N, dim); words (groups, K, dim) for each stage; choice: of the last stage.  Returns the indices
     of each stage, (groups, N) int64.
     """
-    zero = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
-    differs, best = zero == 0, list[Tensor]()
-    least = torch.full_like(vectors[..., 0], math.inf)
-    last = len(words) - 1
-    for forced in range(len(words)):
-        rest, busy, bits, codes = vectors, zero, torch.zeros_like(least), []
-        for stage in range(last):
-            index = zero if stage < forced else nearest(rest, words[stage])
-            bits = bits + rates.of(stage, busy, index)
-            rest = rest - pick(words[stage], index)
-            busy = busy | (index != 0).long()
-            codes.append(index)
+    shape, vectors, rates = vectors.shape[:2], vectors.flatten(0, 1), rates.flat()
+    every = torch.arange(len(vectors), device=vectors.device)
+    picking = vectors.device.type == "cpu"  # on CUDA it costs more than it saves
+    at = undecided(vectors, words, rates, choice).nonzero()[:, 0] if picking else every
+    vectors, rates = vectors[at], rates.some(at)
+    latest, least = greedy(vectors, words, rates, choice, 0)
+    best = [index.clone() for index in latest]
+    for forced in range(1, len(words)):
         # where the last round had word 0 anyway, this one would find the same again
-        codes.append(choice(rest, rates.row(last, busy), rates.share, differs))
-        differs = codes[forced] != 0
-        error = (rest - pick(words[last], codes[last])).square().sum(-1)
-        loss = error + choice.error_per_bit * (bits + rates.of(last, busy, codes[last]))
-        better = loss < least
-        least = torch.where(better, loss, least)
-        best = [torch.where(better, new, old) for new, old in zip(codes, best or codes, strict=True)]
-    return best
+        mine = (latest[forced - 1] != 0).nonzero()[:, 0] if picking else every
+        codes, loss = greedy(vectors[mine], words, rates.some(mine), choice, forced)
+        better = loss < least[mine]
+        won = mine[better]
+        least[won] = loss[better]
+        for new, old, winner in zip(codes, latest, best, strict=True):
+            old[mine] = new
+            winner[won] = new[better]
+    return [torch.zeros_like(every).index_copy_(0, at, index).view(shape) for index in best]
+
+
+def undecided(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> Tensor:
+    """Of vectors (M, dim), arguments as of `search`: which could get any other word than word 0 at any stage."""
+    limit = of_tables(choice.radii[:1], rates.low, rates)[0]
+    if len(words) > 1:
+        clear = torch.stack([clear_distances(stage)[0] for stage in words[:-1]]).min(0).values
+        limit = torch.minimum(limit, clear.sqrt()[rates.group])
+    drift = torch.stack([torch.linalg.vector_norm(stage[:, 0], dim=-1) for stage in words]).sum(0)
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1) >= limit - drift[rates.group]
+    return found
+
+
+def greedy(
+    vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice, forced: int
+) -> tuple[list[Tensor], Tensor]:
+    """Word 0 at the first `forced` stages, then the nearest, at the last stage by error and rate.
+
+    vectors (M, dim), otherwise as `search`.  Returns the indices of each stage, and what they cost, (M,).
+    """
+    zero = torch.zeros_like(rates.low)
+    rest, busy, bits, codes = vectors, zero, torch.zeros_like(vectors[:, 0]), list[Tensor]()
+    last = len(words) - 1
+    for stage in range(last):
+        index = zero if stage < forced else nearest(rest, rates.group, words[stage])
+        bits = bits + rates.of(stage, busy, index)
+        rest = rest - pick(words[stage], rates.group, index)
+        busy = busy | (index != 0).long()
+        codes.append(index)
+    codes.append(choice(rest, rates.row(last, busy), rates))
+    error = (rest - pick(words[last], rates.group, codes[last])).square().sum(-1)
+    return codes, error + choice.error_per_bit * (bits + rates.of(last, busy, codes[last]))
 
 
 def expected_gradient(
@@ -277,21 +329,23 @@ def expected_gradient(
     """
     table, w = rates.bits[-1].flatten(1, 2), 1 / error_per_bit
     radii = ball_radii(words, table * error_per_bit, UNLIKELY * temperature * error_per_bit)
-    shell = shells((x - words[:, :1]).square().sum(-1).sqrt(), of_tables(radii, row, rates.share))
+    rates, row, shape = rates.flat(), row.flatten(), x.shape
+    slope, x = slope.flatten(0, 1), x.flatten(0, 1)
+    distance = torch.linalg.vector_norm(x - words[:, 0][rates.group], dim=-1)
     result = torch.zeros_like(x)
-    for g, count, marked in members(shell, searched(words)):
+    for g, count, marked in members(shells(distance, of_tables(radii, row, rates)), rates.group, searched(words)):
         c = words[g, :count]
         energy = w * c.square().sum(-1)
         for at in torch.split(marked, SOFT_CHUNK):
-            cost = table[g, row[g, at], :count]
+            cost = table[g, row[at], :count]
             if rates.share is not None:
-                cost = torch.lerp(cost, table[g, row[g, at] + 1, :count], rates.share[g, at, None])
-            cost = torch.addmm(cost + energy, x[g, at], c.t(), alpha=-2 * w)
+                cost = torch.lerp(cost, table[g, row[at] + 1, :count], rates.share[at, None])
+            cost = torch.addmm(cost + energy, x[at], c.t(), alpha=-2 * w)
             p = torch.softmax(cost / -temperature, -1)
-            change = slope[g, at] @ c.t()
+            change = slope[at] @ c.t()
             change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
-            result[g, at] = (change @ c) * (2 * w / temperature)
-    return result
+            result[at] = (change @ c) * (2 * w / temperature)
+    return result.view(shape)
 
 
 def step_row(classes: Tensor) -> Tensor:
@@ -299,9 +353,14 @@ def step_row(classes: Tensor) -> Tensor:
     return (classes.int() - FIRST_STEP_CLASS).clamp_(min=0)
 
 
-def pick(words: Tensor, index: Tensor) -> Tensor:
-    """Codewords by index: (groups, K, dim), (groups, N) -> (groups, N, dim)."""
-    return torch.gather(words, 1, index.unsqueeze(-1).expand(-1, -1, words.shape[2]))
+def pick(words: Tensor, group: Tensor, index: Tensor) -> Tensor:
+    """Codewords (groups, K, dim) by group and index, int64 in one shape -> (..., dim)."""
+    return F.embedding(group * words.shape[1] + index, words.flatten(0, 1))
+
+
+def group_of(rows: Tensor) -> Tensor:
+    """Vectors (groups, N, ...) -> the group of each, (groups, N) int64."""
+    return torch.arange(len(rows), device=rows.device)[:, None].expand(rows.shape[:2])
 
 
 class Codebooks(nn.Module):
@@ -344,7 +403,7 @@ class Codebooks(nn.Module):
         B, _, h, w = x.shape
         classes = classes.transpose(0, 1).flatten(1)
         rows = self.rows(x) / self.steps(classes)
-        codes = search(rows, list(self.words), Rates(costs.bits, classes.long()), costs.choice)
+        codes = search(rows, list(self.words), Rates(costs.bits, group_of(rows), classes.long()), costs.choice)
         return torch.stack(codes, 1).to(torch.int16).reshape(-1, B, h, w).transpose(0, 1)
 
     def slopes(
@@ -360,11 +419,12 @@ class Codebooks(nn.Module):
         rest = self.rows(x) / step
         index = codes.transpose(0, 1).reshape(self.bank.groups, len(self.words), -1).long().unbind(1)
         busy = torch.zeros_like(classes)
+        group = group_of(rest)
         for words, mine in zip(self.words[:-1], index[:-1], strict=True):
-            rest -= pick(words, mine)
+            rest -= pick(words, group, mine)
             busy |= (mine != 0).long()
-        rates, price = Rates(costs.bits, classes), costs.choice.error_per_bit
-        slope = self.rows(gradient) * step + (rest - pick(self.words[-1], index[-1])) * (2 / price)
+        rates, price = Rates(costs.bits, group, classes), costs.choice.error_per_bit
+        slope = self.rows(gradient) * step + (rest - pick(self.words[-1], group, index[-1])) * (2 / price)
         row = rates.row(len(index) - 1, busy)
         found = expected_gradient(slope, rest, self.words[-1], rates, row, price, temperature)
         return self.planes(found, B, (h, w)), self.planes(step.expand_as(found), B, (h, w))

@@ -30,6 +30,7 @@ from ..model.quantiser import (
     Quantiser,
     Rates,
     expected_gradient,
+    group_of,
     pick,
     search,
 )
@@ -86,7 +87,7 @@ class ExpectedWord(torch.autograd.Function):
         added to the bits of each, through which their weights in the loss come back.  Then `observe` is told the
         decoder's gradient, the error and the weight, (groups, N, dim) and (N,).
         """
-        chosen = pick(words, index)
+        chosen = pick(words, rates.group, index)
         ctx.save_for_backward(x, words, chosen, row)
         ctx.rates, ctx.error_per_bit, ctx.observe = rates, error_per_bit, observe
         return chosen, chosen.clone(), x.new_zeros(images)
@@ -144,15 +145,16 @@ class BankTables(nn.Module):
         low = low.long()
         bits = [F.log_softmax(logits, -1) / -math.log(2) for logits in self.logits]
         with torch.no_grad():
-            rates = Rates([table.detach() for table in bits], low, share.detach())
+            group = group_of(rows)
+            rates = Rates([table.detach() for table in bits], group, low, share.detach())
             choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
-        learned = Rates(bits, low, share)
+        learned = Rates(bits, group, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
         busy = torch.zeros_like(low)
         spent = rows.new_zeros(B)
         for stage, (words, index) in enumerate(zip(codebooks.words, codes, strict=True)):
-            word, row = pick(words, index), learned.row(stage, busy)
+            word, row = pick(words, group, index), learned.row(stage, busy)
             spent = spent + learned.of(stage, busy, index).view(groups, B, -1).sum((0, 2))
             busy = busy | (index != 0).long()
             total = total + word
