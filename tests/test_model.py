@@ -20,10 +20,8 @@ from pillow_mcquic.model.network import (
     Down,
     Pointwise,
     log_energy,
-    shuffle,
     to_patches,
     to_pixels,
-    unshuffle,
 )
 from pillow_mcquic.model.prior import (
     IntegerClassNetwork,
@@ -73,15 +71,6 @@ def test_config_survives_json() -> None:
 
 
 @pytest.mark.parametrize("step", [2, 8, 16])
-def test_unshuffle_is_pixel_unshuffle_channels_last(step: int) -> None:
-    x = torch.randn(2, 3, 32, 48)
-    there = unshuffle(x, step)
-    assert torch.equal(there, F.pixel_unshuffle(x, step))
-    assert there.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(shuffle(there, step), x)
-
-
-@pytest.mark.parametrize("step", [8, 16])
 def test_patches_hold_pixels_row_by_row(step: int) -> None:
     x = torch.randn(2, 3, 32, 48)
     patches = to_patches(x, step)

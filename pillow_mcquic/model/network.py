@@ -105,24 +105,10 @@ def per_channel(rows: Tensor) -> Tensor:
     return rows[:, :, None, None]
 
 
-def unshuffle(x: Tensor, step: int) -> Tensor:
-    """`F.pixel_unshuffle` in one copy that leaves the result channels-last, as the convolutions want it."""
-    B, C, H, W = x.shape
-    x = x.reshape(B, C, H // step, step, W // step, step).permute(0, 2, 4, 1, 3, 5)
-    return x.reshape(B, H // step, W // step, C * step * step).permute(0, 3, 1, 2)
-
-
-def shuffle(x: Tensor, step: int) -> Tensor:
-    """`F.pixel_shuffle`, the inverse of `unshuffle`, channels-last too."""
-    B, C, h, w = x.shape
-    x = x.permute(0, 2, 3, 1).reshape(B, h, w, C // (step * step), step, step).permute(0, 1, 4, 2, 5, 3)
-    return x.reshape(B, h * step, w * step, C // (step * step)).permute(0, 3, 1, 2)
-
-
 def to_patches(x: Tensor, step: int) -> Tensor:
-    """Pixels (B, 3, H, W) -> patches (B, H / step, W / step, step * step * 3), in the order (row, column, colour).
+    """Planes (B, C, H, W) -> patches (B, H / step, W / step, step * step * C), in the order (row, column, channel).
 
-    From channels-last pixels, as images lie in memory, this moves whole rows of a patch.
+    From channels-last planes, as images lie in memory, this moves whole rows of a patch.
     """
     B, C, H, W = x.shape
     x = x.permute(0, 2, 3, 1).reshape(B, H // step, step, W // step, step * C).permute(0, 1, 3, 2, 4)
@@ -253,7 +239,7 @@ class Down(nn.Module):
         h, w = x.shape[2:]
         if h % 2 or w % 2:
             x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-        x = self.mix(unshuffle(x, 2))
+        x = self.mix(to_patches(x, 2).permute(0, 3, 1, 2))
         return x
 
 
@@ -265,7 +251,7 @@ class Up(nn.Module):
         self.mix = Pointwise(inputs, outputs * 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return shuffle(self.mix(x), 2)
+        return to_pixels(self.mix(x).permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
 
 
 class Gain(nn.Module):
@@ -310,7 +296,7 @@ class ClassNetwork(nn.Module):
         x = self.enter(embedding * self.SCALE_IN) + per_channel(at_quality(self.hidden_bias, quality))
         x = x.clamp(0, self.LIMIT)
         x = (x + self.neighbours(neighbourhood(x)).clamp(min=0)).clamp(max=self.LIMIT)
-        classes = shuffle(self.leave(x) * self.SCALE_OUT, 2)
+        classes = F.pixel_shuffle(self.leave(x) * self.SCALE_OUT, 2)
         return classes + per_channel(at_quality(self.class_bias, quality))
 
 

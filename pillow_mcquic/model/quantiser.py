@@ -68,21 +68,24 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
     return torch.tensor(points[order][:words], dtype=torch.float32)
 
 
-def largest_product(vectors: Tensor, words: Tensor) -> Tensor:
-    """Index of the word of largest inner product: (groups, N, D), (groups, K, D) -> (groups, N) int64, N at least 1.
+def largest_product(columns: Tensor, words: Tensor) -> Tensor:
+    """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64; N as of `chunks`.
 
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
     """
-    groups, count, size = vectors.shape
-    # few sizes only: for every new shape the matrix library would compile, and keep, another kernel
+    with torch.autocast(columns.device.type, enabled=False):
+        parts = torch.split(columns, chunks(columns.shape[2]), 2)
+        return torch.cat([torch.bmm(words, part).max(1).indices for part in parts], 1)
+
+
+def chunks(count: int) -> list[int]:
+    """How many of `count` vectors are searched at once; the last may need padding.
+
+    Few sizes only: for every new shape the matrix library would compile, and keep, another kernel.
+    """
     rest = count % CHUNK
-    sizes = [CHUNK] * (count // CHUNK) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
-    columns = vectors.new_zeros(groups, size, sum(sizes))
-    columns[:, :, :count] = vectors.transpose(1, 2)
-    with torch.autocast(vectors.device.type, enabled=False):
-        indices = [torch.bmm(words, part).max(1).indices for part in torch.split(columns, sizes, 2)]
-    return torch.cat(indices, 1)[:, :count]
+    return [CHUNK] * (count // CHUNK) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
 
 
 def nearest(vectors: Tensor, group: Tensor, words: Tensor) -> Tensor:
@@ -93,8 +96,17 @@ def nearest(vectors: Tensor, group: Tensor, words: Tensor) -> Tensor:
     # a vector closer to word 0 than half the way to any other word needs no search, and most are
     distance = (vectors - words[:, 0][group]).square().sum(-1)
     shell = shells(distance, [radius[group] for radius in clear_distances(words)])
-    augmented = torch.cat([words, half_energy(words)], 2)
-    return search_shells(shell, group, augmented, lambda at: F.pad(vectors[at], (0, 1), value=1.0))
+
+    def fill(columns: Tensor, at: Tensor | slice) -> None:
+        columns[:, :-1] = by_column(vectors[at], columns)
+        columns[:, -1] = 1
+
+    return search_shells(shell, group, torch.cat([words, half_energy(words)], 2), fill)
+
+
+def by_column(vectors: Tensor, columns: Tensor) -> Tensor:
+    """Vectors (groups * N, ...) -> (groups, ..., N), sizes as of columns (groups, D, N)."""
+    return vectors.view(len(columns), columns.shape[2], -1).transpose(1, 2)
 
 
 def clear_distances(words: Tensor) -> list[Tensor]:
@@ -124,17 +136,25 @@ def shells(distance: Tensor, radii: Sequence[Tensor]) -> Tensor:
     return torch.stack([distance >= radius for radius in radii]).sum(0, dtype=torch.uint8)
 
 
-def search_shells(shell: Tensor, group: Tensor, words: Tensor, columns: Callable[[Tensor | slice], Tensor]) -> Tensor:
+def search_shells(
+    shell: Tensor, group: Tensor, words: Tensor, fill: Callable[[Tensor, Tensor | slice], None]
+) -> Tensor:
     """`largest_product` for the vectors of every shell (M,) among its words of `searched`; of shell 0, word 0.
 
-    group (M,): of each vector, growing; columns(at): the vectors asked for.  On CUDA, where picking vectors out costs
-    more than it saves, all are searched, and every group has as many.
+    group (M,): of each vector, growing; fill(columns, at) puts some vectors into (groups, D, N), which is 0.  On CUDA,
+    where picking vectors out costs more than it saves, all are searched, and every group has as many.
     """
+
+    def found(at: Tensor | slice, count: int, among: Tensor) -> Tensor:
+        columns = words.new_zeros(len(among), words.shape[2], sum(chunks(count)))
+        fill(columns[:, :, :count], at)
+        return largest_product(columns, among)[:, :count].flatten()
+
     if shell.device.type != "cpu":
-        return largest_product(columns(slice(None)).view(len(words), -1, words.shape[2]), words).flatten()
+        return found(slice(None), len(shell) // len(words), words)
     index = torch.zeros(shell.shape, dtype=torch.int64)
-    for g, count, at in members(shell, group, searched(words)):
-        index[at] = largest_product(columns(at)[None], words[g : g + 1, :count])[0]
+    for g, many, at in members(shell, group, searched(words)):
+        index[at] = found(at, len(at), words[g : g + 1, :many])
     return index
 
 
@@ -237,17 +257,18 @@ class Choice:
         distance = (vectors - self.zero[rates.group]).square().sum(-1).sqrt()
         shell = shells(distance, of_tables(self.radii, row, rates))
 
-        def columns(at: Tensor | slice) -> Tensor:
-            mine = row[at, None]
-            select = vectors.new_zeros(len(mine), self.radii[0].shape[1])
+        def fill(columns: Tensor, at: Tensor | slice) -> None:
+            dim = vectors.shape[1]
+            columns[:, :dim] = by_column(vectors[at], columns)
+            columns[:, dim] = 1
+            table, select = by_column(row[at], columns), columns[:, dim + 1 :]
             if rates.share is None:
-                select.scatter_(-1, mine, 1.0)
+                select.scatter_(1, table, 1.0)
             else:
-                up = rates.share[at, None]
-                select.scatter_(-1, mine, 1 - up).scatter_(-1, mine + 1, up)
-            return torch.cat([F.pad(vectors[at], (0, 1), value=1.0), select], -1)
+                up = by_column(rates.share[at], columns)
+                select.scatter_(1, table, 1 - up).scatter_(1, table + 1, up)
 
-        return search_shells(shell, rates.group, self.words, columns)
+        return search_shells(shell, rates.group, self.words, fill)
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
