@@ -27,6 +27,7 @@ from .distortion import QUALITIES, Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
+LARGE = 32  # channels of y1 that the linear shortcut keeps in float32: in bfloat16 they would cost whole grey levels
 SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
@@ -424,9 +425,11 @@ class Model(nn.Module):
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels -> linear shortcut (B, n1, h, w) float32, and first features (B, width, 2h, 2w).  Reach: 0."""
-        with torch.autocast(x.device.type, enabled=False):  # bf16 here would cost whole grey levels
-            offset = -(self.klt_analysis @ self.patch_mean)
-            linear = F.linear(to_patches(x.float(), 16), self.klt_analysis, offset).permute(0, 3, 1, 2)
+        rows = to_patches(x.float(), 16) - self.patch_mean
+        with torch.autocast(x.device.type, enabled=False):
+            large = F.linear(rows, self.klt_analysis[:LARGE])
+        small = F.linear(rows, self.klt_analysis[LARGE:])
+        linear = torch.cat([large, small.float()], -1).permute(0, 3, 1, 2)
         patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
         return linear, self.analysis_8[0](patches)
 
@@ -490,8 +493,9 @@ class Model(nn.Module):
     def leave(self, z1: Tensor, last: Tensor) -> Tensor:
         """Quantised y1 and last features -> pixels about 0..1, float32.  Reach: 0."""
         with torch.autocast(z1.device.type, enabled=False):
-            rows = z1.float().permute(0, 2, 3, 1).contiguous()
-            pixels = to_pixels(F.linear(rows, self.klt_synthesis, self.patch_mean), 16)
+            rows = z1.float().permute(0, 2, 3, 1)
+            patches = F.linear(rows[..., :LARGE], self.klt_synthesis[:, :LARGE], self.patch_mean)
+        pixels = to_pixels(patches.add_(F.linear(rows[..., LARGE:], self.klt_synthesis[:, LARGE:])), 16)
         t = self.synthesis_head(last).permute(0, 2, 3, 1)
         return pixels.add_(to_pixels(t, 8)).permute(0, 3, 1, 2)
 
