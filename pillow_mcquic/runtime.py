@@ -118,7 +118,7 @@ def bfloat16_native(where: torch.device) -> bool:
 
 
 def network_dtype(where: torch.device) -> torch.dtype:
-    """dtype the networks run in on a device; the linear shortcut is always float32."""
+    """dtype the networks run in on a device; the linear shortcut of the largest channels is always float32."""
     import torch
 
     name = _options["precision"] or os.environ.get(PRECISION_VARIABLE) or "auto"

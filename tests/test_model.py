@@ -59,8 +59,8 @@ def test_shipped_model_keeps_its_budget(loaded: weights.Weights) -> None:
     """Parameters, kMAC/pixel and bytes; design.md asked for 20 and 8, docs/design-notes.md says why it is more."""
     cost = measure(loaded.config)
     assert cost.parameters <= 12e6
-    assert cost.analysis <= 21
-    assert cost.decode <= 10
+    assert 20 < cost.analysis <= 21
+    assert 9 < cost.decode <= 10
     assert weights.find(loaded.id).stat().st_size < 26e6
 
 
@@ -159,20 +159,20 @@ def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
 
 
 @pytest.mark.parametrize("fractional", [False, True])
-@pytest.mark.parametrize("scales", [(1.0,), (4.0, 1.0), (14.0, 3.6, 1.0)])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 1.0), (4.0, 1.0), (14.0, 3.6, 1.0)])
 def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional: bool) -> None:
     """Vectors of all sizes, most of them zero in the end, against the same choices tried on every one of them."""
     generator = torch.Generator().manual_seed(len(scales))
-    groups, count, price = 3, 400, 0.11
+    groups, count, price = 3, 4000, 0.11
     words = [scale * lattice(60, 4, seed).repeat(groups, 1, 1) for seed, scale in enumerate(scales)]
     words = [w + 0.05 * torch.randn(w.shape, generator=generator) for w in words]  # word 0 is not quite zero
-    energy = [w.square().sum(-1) for w in words]
+    group, dear = torch.tensor([1.0, 0.3, 3.0])[:, None, None, None], torch.tensor([1.0, 0.5])[:, None, None]
     classes = torch.arange(1.0, 5.0)[:, None]
-    bits = [e[:, None, None].sqrt() * 8 / classes + classes for e in energy]
-    bits = [table.repeat(1, 1 if i == 0 else 2, 1, 1) for i, table in enumerate(bits)]
+    bits = [w.square().sum(-1)[:, None, None].sqrt() * 4 * group * dear / classes + classes for w in words]
+    bits[0] = bits[0][:, :1] * (0.2 if len(words) > 1 else 1)  # where coarse words are cheap they are taken early
     low = torch.randint(0, 3, (groups, count), generator=generator)
     share = torch.rand(groups, count, generator=generator) if fractional else None
-    vectors = torch.randn(groups, count, 4, generator=generator) * torch.logspace(-2, 1.3, count)[:, None]
+    vectors = torch.randn(groups, count, 4, generator=generator) * torch.logspace(-0.7, 1.3, count)[:, None]
     rates = Rates(bits, group_of(vectors), low, share)
     last, tried = len(words) - 1, []
     for forced in range(len(words)):
@@ -198,28 +198,33 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
     assert 0.1 < (busy == 0).float().mean() < 0.9
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.skipif(not network.one_pass(), reason="no oneDNN with bfloat16 on this processor")
 @pytest.mark.parametrize(("leaky", "summed"), [(False, False), (True, False), (False, True)])
-def test_one_pass_is_a_product_then_the_rest(
-    leaky: bool, summed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Result and gradients of `Pointwise.of_rows` with oneDNN's pass and without, as the type can tell."""
+def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Result and gradients of `Pointwise.of_rows` by `Affine` and by passes of their own, as bfloat16 can tell."""
     torch.manual_seed(3)
     layer = Pointwise(24, 40)
-    rows, onto, slope = (torch.randn(70, n).to(dtype).requires_grad_() for n in (24, 40, 40))
+    rows, onto, slope = (torch.randn(70, n).bfloat16().requires_grad_() for n in (24, 40, 40))
     found = []
-    for one_pass in (True, False):
-        monkeypatch.setattr(network, "fused", lambda *_, known=one_pass: known)
+    for known in (True, False):
+        monkeypatch.setattr(network, "one_pass", lambda known=known: known)
         layer.zero_grad()
         rows.grad = onto.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             result = layer.of_rows(rows, leaky=leaky, onto=onto.clone() if summed else None)
+        assert ("Affine" in type(result.grad_fn).__name__) == known
         result.backward(slope.detach())
         gradients = [rows.grad, layer.weight.grad, layer.bias.grad, onto.grad if summed else torch.zeros(1)]
         found.append([result.detach().float(), *(g.float() for g in gradients if g is not None)])
     for mine, other in zip(*found, strict=True):
         assert mine.shape == other.shape
-        assert (mine - other).norm() <= (1e-5 if dtype == torch.float32 else 8e-3) * other.norm()
+        assert (mine - other).norm() <= 8e-3 * other.norm()
+
+
+def test_float32_layers_stay_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "one_pass", lambda: True)
+    layer, rows = Pointwise(24, 40), torch.randn(70, 24)
+    assert torch.equal(layer.of_rows(rows), F.linear(rows, layer.weight, layer.bias))
 
 
 def test_rows_and_planes_are_inverse() -> None:

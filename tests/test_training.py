@@ -392,6 +392,23 @@ def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) 
     assert torch.equal(mine[:, before + 2 * banks[2].groups], theirs[:, before + banks[2].groups])
 
 
+def test_a_wider_model_keeps_the_channels_it_had(checkpoint: Path, settings: Settings) -> None:
+    """Also where a weight holds four positions of each channel, in `Down` and `Up`."""
+    import dataclasses
+
+    wider = dataclasses.replace(settings.model, analysis_width_8=24, synthesis_width_8=24)
+    assert settings.model.analysis_width_8 < 24 > settings.model.synthesis_width_8
+    objective = untrained(dataclasses.replace(settings, model=wider))
+    state, config = start.read(checkpoint)
+    start.adopt(objective, state, config)
+    old, new = config.analysis_width_8, objective.model.analysis_down.of_four.weight
+    theirs = state["model.analysis_down.of_four.weight"].view(len(new), 4, old)
+    assert torch.equal(new.view(len(new), 4, 24)[..., :old], theirs)
+    old, new = config.synthesis_width_8, objective.model.synthesis_16[2].to_four.weight
+    theirs = state["model.synthesis_16.2.to_four.weight"].view(4, old, -1)
+    assert torch.equal(new.view(4, 24, -1)[:, :old], theirs)
+
+
 def test_blocks_added_to_a_model_change_nothing_at_first(
     checkpoint: Path, settings: Settings, photo: Image.Image
 ) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import torch.nn as nn
 
-from .network import Config, Model, Pointwise
+from .network import Block, Config, Model, Pointwise
 
 SIDE = 128  # of the picture that is counted; a multiple of 64, so nothing is padded
 
@@ -38,12 +38,15 @@ def measure(config: Config) -> Cost:
             nonlocal total
             if isinstance(module, Pointwise):
                 total += module.weight.shape[1] * out[0].numel()
+            elif isinstance(module, Block):  # its layers are not called as modules, but for the convolution
+                weights = sum(layer.weight.numel() for layer in module.children() if isinstance(layer, Pointwise))
+                total += weights * out[0, 0].numel()
             else:
                 assert isinstance(module, nn.Conv2d)
                 total += module.kernel_size[0] * module.kernel_size[1] * out[0].numel()
 
         for module in model.modules():
-            if isinstance(module, (Pointwise, nn.Conv2d)):
+            if isinstance(module, (Pointwise, Block, nn.Conv2d)):
                 module.register_forward_hook(count)
 
         def taken() -> float:

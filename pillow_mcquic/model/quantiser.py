@@ -69,7 +69,9 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 
 
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
-    """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64; N as of `chunks`.
+    """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
+
+    N is a sum of `chunks`, not 0.
 
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
@@ -80,7 +82,7 @@ def largest_product(columns: Tensor, words: Tensor) -> Tensor:
 
 
 def chunks(count: int) -> list[int]:
-    """How many of `count` vectors are searched at once; the last may need padding.
+    """Sizes of the parts in which `count` vectors are searched; their sum may be larger, for padding.
 
     Few sizes only: for every new shape the matrix library would compile, and keep, another kernel.
     """
@@ -202,13 +204,13 @@ class Rates:
         return near if self.share is None else torch.lerp(near, entries(table, at + k), self.share)
 
     def flat(self) -> Rates:
-        """The same of vectors (groups, N) in one row."""
+        """From vectors (groups, N) to one list of them, (groups * N,)."""
         return Rates(
             self.bits, self.group.flatten(), self.low.flatten(), None if self.share is None else self.share.flatten()
         )
 
     def some(self, at: Tensor) -> Rates:
-        """Those of some vectors, of vectors in one row."""
+        """Of a list of vectors those at some places."""
         return Rates(self.bits, self.group[at], self.low[at], None if self.share is None else self.share[at])
 
 
@@ -293,16 +295,19 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
         mine = (latest[forced - 1] != 0).nonzero()[:, 0] if picking else every
         codes, loss = greedy(vectors[mine], words, rates.some(mine), choice, forced)
         better = loss < least[mine]
-        won = mine[better]
-        least[won] = loss[better]
+        least[mine] = torch.where(better, loss, least[mine])
         for new, old, winner in zip(codes, latest, best, strict=True):
             old[mine] = new
-            winner[won] = new[better]
+            winner[mine] = torch.where(better, new, winner[mine])
     return [torch.zeros_like(every).index_copy_(0, at, index).view(shape) for index in best]
 
 
 def undecided(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> Tensor:
-    """Of vectors (M, dim), arguments as of `search`: which could get any other word than word 0 at any stage."""
+    """Of vectors (M, dim), arguments as of `search`: which could get any other word than word 0 at any stage.
+
+    With word 0 at every stage so far the rest lies within `drift` of the vector, and the tables are those of context 0:
+    a vector inside every stage's innermost radius, less the drift, stays there to the end.
+    """
     limit = of_tables(choice.radii[:1], rates.low, rates)[0]
     if len(words) > 1:
         clear = torch.stack([clear_distances(stage)[0] for stage in words[:-1]]).min(0).values

@@ -83,12 +83,13 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
             if of_groups and layout.level1 != config.level1:
                 tensor = regroup(name, tensor, layout.level1, config.level1)
             if name.startswith(("model.quantiser1.", "tables_1.")):
-                mine, other = (c.level1[int(name.split(".banks.")[1].split(".")[0])] for c in (layout, config))
-                if (mine.dim, [s for _, s in mine.stages]) != (other.dim, [s for _, s in other.stages]):
+                ours, other = (c.level1[int(name.split(".banks.")[1].split(".")[0])] for c in (layout, config))
+                if (ours.dim, [s for _, s in ours.stages]) != (other.dim, [s for _, s in other.stages]):
                     partial.append(name)
                     continue
-            both = tuple(slice(min(a, b)) for a, b in zip(target.shape, tensor.shape, strict=True))
-            target[both] = tensor[both]
+            mine, theirs = by_position(name, target), by_position(name, tensor)
+            both = tuple(slice(min(a, b)) for a, b in zip(mine.shape, theirs.shape, strict=True))
+            mine[both] = theirs[both]
             if target.shape != tensor.shape:
                 partial.append(name)
         for name, module in objective.named_modules():
@@ -97,6 +98,13 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
                 if module.expansion:
                     module.contract.weight.zero_()
     return partial
+
+
+def by_position(name: str, tensor: Tensor) -> Tensor:
+    """The weights of `Down` and `Up` with the four positions apart from the channels, others as they are; a view."""
+    if name.endswith(".of_four.weight"):
+        return tensor.unflatten(1, (4, -1))  # type: ignore[no-any-return,no-untyped-call]
+    return tensor.unflatten(0, (4, -1)) if ".to_four." in name else tensor  # type: ignore[no-untyped-call]
 
 
 def regroup(name: str, tensor: Tensor, banks: tuple[Bank, ...], source: tuple[Bank, ...]) -> Tensor:
