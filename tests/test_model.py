@@ -19,6 +19,7 @@ from pillow_mcquic.model.network import (
     ContextNetwork,
     Down,
     Pointwise,
+    initialise,
     log_energy,
     to_patches,
     to_pixels,
@@ -204,6 +205,7 @@ def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypa
     """Result and gradients of `Pointwise.of_rows` by `Affine` and by passes of their own, as bfloat16 can tell."""
     torch.manual_seed(3)
     layer = Pointwise(24, 40)
+    initialise(layer)
     rows, onto, slope = (torch.randn(70, n).bfloat16().requires_grad_() for n in (24, 40, 40))
     found = []
     for known in (True, False):
@@ -224,6 +226,7 @@ def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypa
 def test_float32_layers_stay_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "one_pass", lambda: True)
     layer, rows = Pointwise(24, 40), torch.randn(70, 24)
+    initialise(layer)
     assert torch.equal(layer.of_rows(rows), F.linear(rows, layer.weight, layer.bias))
 
 
@@ -286,6 +289,7 @@ def integer_inputs(network: ClassNetwork) -> Tensor:
 def make_network(scale: float = 1.0) -> ClassNetwork:
     torch.manual_seed(3)
     network = ClassNetwork(10, 6, 16)
+    initialise(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1).mul_(scale)
@@ -376,6 +380,7 @@ def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> No
 def test_integer_context_network_follows_the_float_one() -> None:
     torch.manual_seed(4)
     network = ContextNetwork(5, 6, 8)
+    initialise(network)
     with torch.no_grad():
         network.leave.weight.normal_()
         network.leave.bias.normal_()
@@ -390,7 +395,9 @@ def test_integer_context_network_follows_the_float_one() -> None:
 
 
 def test_context_network_beyond_exact_sums_is_refused() -> None:
-    tensors = export_context_network(ContextNetwork(5, 6, 8))
+    network = ContextNetwork(5, 6, 8)
+    initialise(network)
+    tensors = export_context_network(network)
     with pytest.raises(ValueError, match="beyond exact"):
         IntegerContextNetwork(tensors, largest=2.0**52)
 

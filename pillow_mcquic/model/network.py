@@ -184,7 +184,8 @@ class Pointwise(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale / math.sqrt(inputs))
+        self.deviation = scale / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,6 +207,14 @@ class Pointwise(nn.Module):
         if leaky:
             result = F.leaky_relu(result, SLOPE, inplace=True)
         return result if onto is None else result.add_(onto)
+
+
+def initialise(networks: nn.Module) -> None:
+    """Draw the weights of all pointwise layers, for training; a model that is read has its own, sooner than drawn."""
+    with torch.no_grad():
+        for layer in networks.modules():
+            if isinstance(layer, Pointwise):
+                layer.weight.normal_(std=layer.deviation)
 
 
 class Block(nn.Module):
@@ -354,7 +363,8 @@ class Model(nn.Module):
     """Everything that turns pixels into codewords and codewords into pixels.
 
     `klt` = (basis (C, 768), mean (768,), deviation (C,)) of 16x16x3 training patches initialises the linear
-    shortcut; it is only needed to start a training run.
+    shortcut; it is only needed to start a training run.  Its weights and words are not set
+    (`initialise`, `Quantiser.initialise`).
     """
 
     patch_mean: Tensor

@@ -20,6 +20,7 @@ from ..model.network import (
     ContextNetwork,
     Model,
     at_quality,
+    initialise,
     log_energy,
     per_channel,
 )
@@ -387,5 +388,6 @@ def new_objective(
     for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):
         quantiser.initialise()
     objective = Objective(model)
+    initialise(objective)
     initialise_rates(objective, lambdas, reference)
     return objective
