@@ -25,14 +25,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "217591e5e017dd7c"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "9aa3bdcb5d9e8c86"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "7eca40018055f277"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "3fbf6a7eefba9222"),
-    "grey.mcq": ((128, 112), "L", 5.0, "f596c50067f35140"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2c0aed85d655101d"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "ade3fe4aad7d68d8"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "5190062ced738227"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "5f406185c32da186"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "e799fbc133e17902"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "ccebff32b37c52c0"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "e655767e15938176"),
+    "grey.mcq": ((128, 112), "L", 5.0, "09aa561913d61bff"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "502ec3ada68e37dd"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "66d8c983f01db3e2"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "0b1022ff453830d5"),
 }
 
 
