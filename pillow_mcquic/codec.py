@@ -435,24 +435,29 @@ class Engine:
         with torch.inference_mode(), self.networks():
             features = self.features(codes, classes, quality)
 
-            def leave(z1: Tensor, seen: Tensor) -> Tensor:
-                x = model.leave(z1, seen) if scale == 1 else model.preview(z1, seen, scale)
+            def levels(x: Tensor) -> Tensor:
                 if grey:
                     x = x.mean(1, keepdim=True)
                 return x.mul_(255).round_().clamp_(0, 255)
 
-            side, finer = 16 // scale, 2 if scale == 1 else 1
+            def leave(z1: Tensor, last: Tensor) -> Tensor:
+                return levels(model.leave(z1, last))
+
+            side = 16 // scale
             # channels last in memory, so that an array comes out without another copy
             out: Tensor = torch.empty(B, h * side, w * side, 1 if grey else 3, dtype=torch.uint8, device=self.device)
             out = out.permute(0, 3, 1, 2)
-            reach = model.synthesis_reach if scale == 1 else model.mean_reach
+            reach = model.synthesis_reach if scale == 1 else model.preview_reach
             for inner, outer in windows(h, w, self.tile_positions // B, reach):
                 seen, own = features[outer], within(inner, outer)
                 z1 = self.latent(codes[0][outer], classes[0][outer], seen, quality)
+                here = out[magnified(inner, side)]
                 if scale == 1:
-                    seen = model.synthesise_features(z1, seen, quality)
-                parts = [(z1[own], 1), (seen[magnified(own, finer)], finer)]
-                tiled(leave, parts, out[magnified(inner, side)], side, 0, self.strip_positions)
+                    last = model.synthesise_features(z1, seen, quality)
+                    parts = [(z1[own], 1), (last[magnified(own, 2)], 2)]
+                    tiled(leave, parts, here, side, 0, self.strip_positions)
+                else:
+                    here[:] = levels(model.preview(z1, seen, scale)[magnified(own, side)])
         return out
 
     def features(self, codes: list[Tensor], classes: list[Tensor], quality: Tensor) -> Tensor:

@@ -124,8 +124,11 @@ def test_tiles_give_the_untiled_result(photo: Image.Image, float32: None) -> Non
     for a, b in zip(codes, tiled_codes, strict=True):
         assert np.array_equal(a, b)
     header = Header(768, 400, "RGB", 1024, loaded.id)
-    difference = whole.synthesise(codes, classes, header).astype(int) - tiled.synthesise(codes, classes, header)
-    assert abs(difference).max() <= 1
+    streams = whole.write_streams(codes, classes)
+    for scale in (1, 2, 4, 8):
+        codes, classes = whole.read_streams(streams, header, scale)
+        expected = whole.synthesise(codes, classes, header, scale)
+        assert abs(expected.astype(int) - tiled.synthesise(codes, classes, header, scale)).max() <= 1
 
 
 def test_streams_give_the_codes_back(photo: Image.Image) -> None:
