@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
     introduction = [
         f"<p>{len(paths)} images, model {weights.default_id().hex()}, {date.today()}; bytes of real files.</p>",
-        f'<img class="plot" src="{url}" alt="rate against distortion">',
+        f'<div class="table"><img class="plot" src="{url}" alt="rate against distortion"></div>',
         "<h2>BD-rate</h2><p>Bytes that mcq needs for the same figure, against each codec.</p>",
         to_html(rd.bd_table(rows, "mcq", codecs, metrics)),
     ]
