@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,27 +177,28 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
     share = torch.rand(groups, count, generator=generator) if fractional else None
     vectors = torch.randn(groups, count, 4, generator=generator) * torch.logspace(-0.7, 1.3, count)[:, None]
     rates = Rates(bits, group_of(vectors), low, share)
-    last, tried = len(words) - 1, []
-    for forced in range(len(words)):
-        rest, busy, cost, codes = vectors, torch.zeros_like(low), torch.zeros(groups, count), []
+
+    def spend(choose: Callable[[int, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """What the words cost that `choose` gives for (stage, rest, busy), and where any is not word 0."""
+        rest, busy, cost = vectors, torch.zeros_like(low), torch.zeros(groups, count)
         for stage, book in enumerate(words):
-            error = (rest[:, :, None] - book[:, None]).square().sum(-1)
-            every = torch.arange(60).expand(groups, count, 60)
-            dear = torch.stack([rates.of(stage, busy, every[..., i]) for i in range(60)], -1)
-            index = (error + price * dear if stage == last else error).argmin(-1)
-            index = torch.zeros_like(low) if stage < forced else index
+            index = choose(stage, rest, busy)
             cost = cost + rates.of(stage, busy, index) * price
             rest = rest - pick(book, rates.group, index)
             busy = busy | (index != 0).long()
-            codes.append(index)
-        tried.append(cost + rest.square().sum(-1))
+        return cost + rest.square().sum(-1), busy
+
+    def tried(forced: int, stage: int, rest: Tensor, busy: Tensor) -> Tensor:
+        loss = (rest[:, :, None] - words[stage][:, None]).square().sum(-1)
+        if stage == len(words) - 1:
+            every = torch.arange(60).expand(groups, count, 60)
+            loss += price * torch.stack([rates.of(stage, busy, every[..., i]) for i in range(60)], -1)
+        return torch.zeros_like(low) if stage < forced else loss.argmin(-1)
+
     found = search(vectors, words, rates, Choice(words[-1], bits[-1], price))
-    rest, busy, cost = vectors, torch.zeros_like(low), torch.zeros(groups, count)
-    for stage, (book, index) in enumerate(zip(words, found, strict=True)):
-        cost = cost + rates.of(stage, busy, index) * price
-        rest = rest - pick(book, rates.group, index)
-        busy = busy | (index != 0).long()
-    assert torch.allclose(cost + rest.square().sum(-1), torch.stack(tried).min(0).values, rtol=1e-4, atol=1e-4)
+    cost, busy = spend(lambda stage, *_: found[stage])
+    least = torch.stack([spend(partial(tried, forced))[0] for forced in range(len(words))]).min(0).values
+    assert torch.allclose(cost, least, rtol=1e-4, atol=1e-4)
     assert 0.1 < (busy == 0).float().mean() < 0.9
 
 

@@ -27,7 +27,9 @@ from .distortion import QUALITIES, Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
-LARGE = 32  # channels of y1 that the linear shortcut keeps in float32: in bfloat16 they would cost whole grey levels
+# the first, and largest, channels of y1: the linear shortcut keeps them in float32, as in bfloat16 they would cost
+# whole grey levels, and previews see those of the positions around
+LARGE = 32
 SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
