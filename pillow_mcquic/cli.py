@@ -269,8 +269,6 @@ def info_command(args: argparse.Namespace) -> int:
     for chunk in parsed.chunks:
         name = CHUNK_NAMES.get(chunk.kind, "unknown, skipped")
         print(f"  chunk {chunk.kind.decode()} ({name}): {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp")
-    for level, stream in enumerate(parsed.codes, 1):
-        print(f"  codes of level {level}: {len(stream)} bytes, {8 * len(stream) / pixels:.4f} bpp")
     for kind, name in ((container.COMMENT, "comment"), (container.DPI, "dpi")):
         payload = parsed.get(kind)
         if payload is not None:

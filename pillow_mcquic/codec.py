@@ -377,18 +377,15 @@ class Engine:
             codes1, classes1 = self._level_1(partial(codes_of, 1), hidden, quality, sizes[0], banks)
         return [codes1, codes2, codes3], [classes1, classes2, classes3]
 
-    def write_streams(self, codes: Codes, classes: Classes) -> tuple[bytes, bytes, bytes]:
-        """Codes and classes of levels 1, 2, 3 -> their code streams."""
-        level1, level2, level3 = (
-            coder.encode(mine.reshape(len(mine), -1), kinds.reshape(len(kinds), -1), tables)
-            for mine, kinds, tables in zip(codes, classes, self.weights.tables, strict=True)
-        )
-        return level1, level2, level3
+    def write_stream(self, codes: Codes, classes: Classes) -> bytes:
+        """Codes and classes of levels 1, 2, 3 -> their code stream, coarse to fine."""
+        encoder = coder.Encoder()
+        for mine, kinds, tables in reversed(list(zip(codes, classes, self.weights.tables, strict=True))):
+            encoder.write(mine.reshape(len(mine), -1), kinds.reshape(len(kinds), -1), tables)
+        return encoder.finish()
 
-    def read_streams(
-        self, streams: tuple[bytes, bytes, bytes], header: Header, scale: int = 1
-    ) -> tuple[Codes, Classes]:
-        """Code streams of levels 1, 2, 3 -> their codes and classes; BadFileError when they are damaged.
+    def read_stream(self, stream: bytes, header: Header, scale: int = 1) -> tuple[Codes, Classes]:
+        """A code stream -> codes and classes of levels 1, 2, 3; BadFileError when it is damaged.
 
         For a preview of 1/`scale` reading stops after the banks of level 1 that it is made of.
         """
@@ -396,28 +393,27 @@ class Engine:
 
         every = len(self.weights.config.level1)
         banks = every if scale == 1 else PREVIEW_BANKS[scale]
-        decoders: dict[int, coder.Decoder] = {}
 
         def read(level: int, bank: int, classes: Tensor) -> Tensor:
-            try:
-                if bank == 0:
-                    decoders[level] = coder.Decoder(streams[level - 1], self.weights.tables[level - 1])
-                codes = decoders[level].read(classes[0].flatten(1).cpu().numpy())
-                if level > 1 or bank == every - 1:
-                    decoders[level].finish()
-            except coder.DamagedStreamError as error:
-                raise BadFileError(f"damaged .mcq file: level {level}: {error}") from error
+            first = sum(before.groups for before in self.weights.config.banks(level)[:bank])
+            codes = decoder.read(classes[0].flatten(1).cpu().numpy(), self.weights.tables[level - 1], first)
             found: Tensor = self.torch.from_numpy(codes.reshape(1, -1, *classes.shape[2:]))
             return found.to(self.device)
 
-        codes, classes = self._parse(read, header.quality, header.grids, 1, banks)
+        try:
+            decoder = coder.Decoder(stream)
+            codes, classes = self._parse(read, header.quality, header.grids, 1, banks)
+            if banks == every:
+                decoder.finish()
+        except coder.DamagedStreamError as error:
+            raise BadFileError(f"damaged .mcq file: {error}") from error
         return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
 
     def synthesise(self, codes: Codes, classes: Classes, header: Header, scale: int = 1) -> NDArray[np.uint8]:
         """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes.
 
         scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, rounded up, which needs less
-        of level 1 (see `read_streams`) and no synthesis transform.
+        of level 1 (see `read_stream`) and no synthesis transform.
         """
         batches = [[self.torch.from_numpy(mine)[None].to(self.device) for mine in both] for both in (codes, classes)]
         quality = self._quality(header.quality)
@@ -600,8 +596,8 @@ def encode(
 
     def at(quality: int) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
-        streams = engine.write_streams(*engine.quantise(colours, quality, analysed, effort))
-        return container.write(header, streams, extra)
+        stream = engine.write_stream(*engine.quantise(colours, quality, analysed, effort))
+        return container.write(header, stream, extra)
 
     analysed = None
     if target is None:
@@ -674,7 +670,7 @@ def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
     alpha_payload = file.get(ALPHA)
     alpha = None if alpha_payload is None else unpack_alpha(alpha_payload, header.width, header.height)
     engine = Engine(load_weights(header.model))
-    pixels = engine.synthesise(*engine.read_streams(file.codes, header, scale), header, scale)
+    pixels = engine.synthesise(*engine.read_stream(file.codes, header, scale), header, scale)
     if alpha is None:
         return pixels
     return np.dstack([pixels, np.asarray(Image.fromarray(alpha).reduce(scale))])

@@ -1,8 +1,8 @@
 """Entropy coding: symbols and table indices <-> bytes, integers only (no torch).
 
-A level's symbols are coded group by group, stage by stage; inside a stage the symbols that share a table are
-coded together, tables in ascending (context, class) order, positions in raster order.  Context 0 holds
-the positions where all coarser words of the group were zero, context 1 the others, so a decoder knows every
+All codes of a picture are one stream, level by level, group by group, stage by stage; inside a stage the symbols that
+share a table are coded together, tables in ascending (context, class) order, positions in raster order.  Context 0
+holds the positions where all coarser words of the group were zero, context 1 the others, so a decoder knows every
 table before it needs it.  Most tables expect next to nothing but word 0; there one flag tells for a whole run of
 positions that nothing else came.  The range coder is `constriction`'s (32-bit words, 64-bit state, 24-bit
 probabilities), behind this module because it is built for few platforms.
@@ -146,56 +146,59 @@ def _stages(
             order, segments = _segments(classes, busy, count)
 
 
-def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> bytes:
-    """Codes (symbols, N) under classes (groups, N) -> the bytes of one code stream."""
-    coder = _constriction().queue.RangeEncoder()
-    row = 0
-    for g, stages in enumerate(tables.groups):
-        for s, order, segments in _stages(classes[g], stages, codes[row : row + len(stages)]):
-            symbols = codes[row + s, order].astype(np.int32)
-            for part, flag, model in tables.parts(g, s, segments):
-                loud = flag is None or bool(symbols[part].any())
-                if flag is not None:
-                    coder.encode(int(loud), flag)
-                if loud:
-                    coder.encode(symbols[part], model)
-        row += len(stages)
-    words: NDArray[np.uint32] = coder.get_compressed()
-    return words.astype("<u4").tobytes()
+class Encoder:
+    """Writes one code stream, level by level."""
+
+    def __init__(self) -> None:
+        self._coder = _constriction().queue.RangeEncoder()
+
+    def write(self, codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> None:
+        """The codes (symbols, N) of a level under their classes (groups, N)."""
+        write, row = self._coder.encode, 0
+        for g, stages in enumerate(tables.groups):
+            for s, order, segments in _stages(classes[g], stages, codes[row : row + len(stages)]):
+                symbols = codes[row + s, order].astype(np.int32)
+                for part, flag, model in tables.parts(g, s, segments):
+                    loud = flag is None or bool(symbols[part].any())
+                    if flag is not None:
+                        write(int(loud), flag)
+                    if loud:
+                        write(symbols[part], model)
+            row += len(stages)
+
+    def finish(self) -> bytes:
+        """All that was written, whole 32-bit words."""
+        words: NDArray[np.uint32] = self._coder.get_compressed()
+        return words.astype("<u4").tobytes()
 
 
 class Decoder:
     """Reads one code stream, some groups at a time: the classes of later groups may depend on earlier codes."""
 
-    def __init__(self, data: bytes, tables: LevelTables) -> None:
+    def __init__(self, data: bytes) -> None:
         """Raises DamagedStreamError when `data` is no whole number of words."""
         if len(data) % 4:
             raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
-        self.tables = tables
         self._coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
-        self._group = 0
 
-    def read(self, classes: NDArray[np.uint8]) -> NDArray[np.int16]:
-        """The codes (symbols, N) of the next groups under their classes (groups, N); DamagedStreamError."""
-        groups = self.tables.groups[self._group : self._group + len(classes)]
+    def read(self, classes: NDArray[np.uint8], tables: LevelTables, first: int = 0) -> NDArray[np.int16]:
+        """The codes (symbols, N) of the next groups, of a level the `first` and those after it, under their classes.
+
+        classes (groups, N).  Raises DamagedStreamError.
+        """
+        groups = tables.groups[first : first + len(classes)]
         codes = np.zeros((sum(map(len, groups)), classes.shape[1]), np.int16)
-        row = 0
-        for mine, stages in zip(classes, groups, strict=True):
-            for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
-                self._read_stage(s, segments, order, codes[row + s])
-            row += len(stages)
-            self._group += 1
-        return codes
-
-    def _read_stage(self, stage: int, segments: Segments, order: NDArray[np.intp], codes: NDArray[np.int16]) -> None:
-        """Read the codes (N,) of a stage into their places; they are 0 before."""
-        read = self._coder.decode
+        read, row = self._coder.decode, 0
         try:
-            for part, flag, model in self.tables.parts(self._group, stage, segments):
-                if flag is None or read(flag):
-                    codes[order[part]] = read(model, part.stop - part.start)
+            for g, (mine, stages) in enumerate(zip(classes, groups, strict=True), first):
+                for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
+                    for part, flag, model in tables.parts(g, s, segments):
+                        if flag is None or read(flag):
+                            codes[row + s, order[part]] = read(model, part.stop - part.start)
+                row += len(stages)
         except (AssertionError, KeyError, ValueError) as error:
             raise DamagedStreamError(f"the code stream is damaged ({error})") from error
+        return codes
 
     def finish(self) -> None:
         """Raise DamagedStreamError unless the stream ends here."""

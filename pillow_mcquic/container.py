@@ -4,7 +4,7 @@
     chunk: type (1) | length (varint) | payload | CRC-32 of type, length and payload
 
 An upper-case type is critical: a reader that does not know it must refuse the file.  A lower-case type is
-optional: a reader skips it.  The code streams come last and end the file.
+optional: a reader skips it.  The code stream comes last and ends the file.
 """
 
 from __future__ import annotations
@@ -246,9 +246,9 @@ class File:
         return next((c.payload for c in self.chunks if c.kind == kind), None)
 
     @property
-    def codes(self) -> tuple[bytes, bytes, bytes]:
-        """The code streams of levels 1, 2 and 3."""
-        return split_codes(self.chunks[-1].payload)
+    def codes(self) -> bytes:
+        """The code stream."""
+        return self.chunks[-1].payload
 
 
 def read(file: IO[bytes]) -> File:
@@ -284,23 +284,7 @@ def read_picture(reader: Reader, header: Header) -> tuple[Chunk, ...]:
     for kind in _picture_kinds(header):
         length, head = _expect(reader, kind, header)
         chunks.append(_chunk_rest(reader, kind, length, head))
-    split_codes(chunks[-1].payload)
     return tuple(chunks)
-
-
-def join_codes(streams: tuple[bytes, bytes, bytes]) -> bytes:
-    """Payload of the codes chunk: lengths of the level-3 and level-2 streams, then streams 3, 2, 1."""
-    level1, level2, level3 = streams
-    return varint(len(level3)) + varint(len(level2)) + level3 + level2 + level1
-
-
-def split_codes(payload: bytes) -> tuple[bytes, bytes, bytes]:
-    """The inverse of `join_codes`; BadFileError when the lengths do not fit."""
-    reader = Reader(io.BytesIO(payload))
-    length3, _ = reader.varint("the length of stream 3")
-    length2, _ = reader.varint("the length of stream 2")
-    level3, level2 = reader.read(length3, "stream 3"), reader.read(length2, "stream 2")
-    return payload[reader.taken :], level2, level3
 
 
 def pack_dpi(dpi: tuple[float, float]) -> bytes:
@@ -317,8 +301,8 @@ def unpack_dpi(payload: bytes) -> tuple[float, float]:
     raise BadFileError("damaged .mcq file: the dpi chunk is not two positive numbers")
 
 
-def write(header: Header, codes: tuple[bytes, bytes, bytes], chunks: dict[bytes, bytes]) -> bytes:
-    """A whole file: header, the given chunks, then the codes."""
+def write(header: Header, codes: bytes, chunks: dict[bytes, bytes]) -> bytes:
+    """A whole file: header, the given chunks, then the code stream."""
     ordered = sorted(chunks.items(), key=lambda item: item[0] == ALPHA)  # alpha goes next to the codes
     parts = [write_header(header), *(write_chunk(kind, payload) for kind, payload in ordered)]
-    return b"".join([*parts, write_chunk(CODES, join_codes(codes))])
+    return b"".join([*parts, write_chunk(CODES, codes)])

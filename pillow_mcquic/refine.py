@@ -45,7 +45,9 @@ def refine(
             last = done == rounds
             distortion, gradient = distort(engine, image, mine, kinds, features, q, want_gradient=not last)
             symbols, rows = (t[0].flatten(1).cpu().numpy() for t in (mine, kinds))
-            cost = distortion + 8 * len(coder.encode(symbols, rows, engine.weights.tables[0]))
+            encoder = coder.Encoder()
+            encoder.write(symbols, rows, engine.weights.tables[0])
+            cost = distortion + 8 * len(encoder.finish())
             if cost < least:
                 best, least = (mine, kinds), cost
             if last:

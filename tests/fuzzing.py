@@ -48,19 +48,18 @@ def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 
 
 def whole_file(data: bytes) -> bytes:
-    """A file with right checksums from fuzzed parts: header fields, code streams, alpha, metadata."""
+    """A file with right checksums from fuzzed parts: header fields, code stream, alpha, metadata."""
     fields, rest = data[:8].ljust(8, b"\0"), data[8:]
     mode = container.MODES[1 + fields[0] % 4]
     width, height = 1 + fields[1] % 96, 1 + fields[2] % 96
     quality = 256 + struct.unpack_from("<H", fields, 3)[0] % 1793
-    cuts = sorted(rest_at * 4 // 256 * len(rest) // 4 for rest_at in fields[5:8])
-    parts = [rest[a:b] for a, b in zip([0, *cuts], [*cuts, len(rest)], strict=True)]
-    streams = [part[: len(part) // 4 * 4] for part in parts[:3]]
-    chunks = {container.COMMENT: parts[3][:20]}
+    cut = fields[5] * len(rest) // 1024 * 4
+    stream, other = rest[:cut], rest[cut:]
+    chunks = {container.COMMENT: other[:20]}
     if mode.endswith("A"):
-        chunks[container.ALPHA] = parts[3] if fields[0] & 64 else codec.pack_alpha(np.zeros((height, width), "u1"))
+        chunks[container.ALPHA] = other if fields[0] & 64 else codec.pack_alpha(np.zeros((height, width), "u1"))
     header = container.Header(width, height, mode, quality, weights.default_id())
-    return container.write(header, (streams[0], streams[1], streams[2]), chunks)
+    return container.write(header, stream, chunks)
 
 
 def one_input(data: bytes) -> None:

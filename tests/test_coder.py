@@ -29,9 +29,15 @@ def sample(seed: int, count: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]
     return codes.astype(np.int16), rng.integers(0, CLASSES, (2, count)).astype(np.uint8)
 
 
+def encode(codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: coder.LevelTables) -> bytes:
+    encoder = coder.Encoder()
+    encoder.write(codes, classes, tables)
+    return encoder.finish()
+
+
 def decode(data: bytes, classes: NDArray[np.uint8], tables: coder.LevelTables) -> NDArray[np.int16]:
-    decoder = coder.Decoder(data, tables)
-    codes = decoder.read(classes)
+    decoder = coder.Decoder(data)
+    codes = decoder.read(classes, tables)
     decoder.finish()
     return codes
 
@@ -44,7 +50,7 @@ def test_compressed_words_are_these() -> None:
     position = np.arange(12)
     codes = np.stack([position % 7, position // 3 % 5, position**3 % 256]).astype(np.int16)
     classes = np.stack([position % 3, position % 2]).astype(np.uint8)
-    data = coder.encode(codes, classes, coder.LevelTables([rising[:1], rising[1:]]))
+    data = encode(codes, classes, coder.LevelTables([rising[:1], rising[1:]]))
     assert data.hex() == GOLDEN
 
 
@@ -68,7 +74,7 @@ def quiet_sample(count: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 
 def test_runs_of_word_0_are_these_words() -> None:
     codes, classes = quiet_sample(1100)
-    assert coder.encode(codes, classes, quiet_tables()).hex() == GOLDEN_RUNS
+    assert encode(codes, classes, quiet_tables()).hex() == GOLDEN_RUNS
 
 
 GOLDEN_RUNS = (
@@ -80,7 +86,7 @@ GOLDEN_RUNS = (
 @pytest.mark.parametrize("count", [1, 8 * 103 + 6, 8 * 104, 8 * 104 + 4, 5000])  # 311 positions are a run of class 1
 def test_runs_of_word_0_come_back(count: int) -> None:
     codes, classes = quiet_sample(count)
-    data = coder.encode(codes, classes, quiet_tables())
+    data = encode(codes, classes, quiet_tables())
     assert np.array_equal(decode(data, classes, quiet_tables()), codes)
 
 
@@ -90,22 +96,36 @@ def test_silence_costs_what_its_tables_say() -> None:
     count = 20000
     classes, codes = np.ones((100, count), np.uint8), np.zeros((200, count), np.int16)
     ideal = sum(count * (24 - np.log2(float(stage[0, 1, 0]))) for stages in many.groups for stage in stages) / 8
-    assert ideal <= len(coder.encode(codes, classes, many)) <= ideal * 1.2
+    assert ideal <= len(encode(codes, classes, many)) <= ideal * 1.2
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_what_is_encoded_is_decoded(seed: int, count: int) -> None:
     codes, classes = sample(seed, count)
-    data = coder.encode(codes, classes, tables(seed))
+    data = encode(codes, classes, tables(seed))
     assert np.array_equal(decode(data, classes, tables(seed)), codes)
 
 
 def test_groups_may_be_read_one_by_one() -> None:
     codes, classes = sample(5, 300)
-    decoder = coder.Decoder(coder.encode(codes, classes, tables()), tables())
-    assert np.array_equal(decoder.read(classes[:1]), codes[:1])
-    assert np.array_equal(decoder.read(classes[1:]), codes[1:])
+    decoder = coder.Decoder(encode(codes, classes, tables()))
+    assert np.array_equal(decoder.read(classes[:1], tables()), codes[:1])
+    assert np.array_equal(decoder.read(classes[1:], tables(), 1), codes[1:])
     decoder.finish()
+
+
+def test_levels_follow_each_other_in_one_stream() -> None:
+    """Of other sizes and tables each; cheaper than a stream for each by what every stream's end costs."""
+    levels = [(*sample(1, 7), tables(1)), (*sample(2, 30), tables(2)), (*sample(3, 120), tables(3))]
+    encoder = coder.Encoder()
+    for level in levels:
+        encoder.write(*level)
+    data = encoder.finish()
+    decoder = coder.Decoder(data)
+    for codes, classes, mine in levels:
+        assert np.array_equal(decoder.read(classes, mine), codes)
+    decoder.finish()
+    assert len(data) < sum(len(encode(*level)) for level in levels)
 
 
 def test_cost_is_the_information_plus_a_word_or_two() -> None:
@@ -114,7 +134,7 @@ def test_cost_is_the_information_plus_a_word_or_two() -> None:
     busy = (codes[1] != 0).astype(int)
     counts = (first[0, classes[0], codes[0]], second[0, classes[1], codes[1]], third[busy, classes[1], codes[2]])
     ideal = float(sum((24 - np.log2(c.astype(float))).sum() for c in counts)) / 8
-    assert ideal <= len(coder.encode(codes, classes, tables())) <= ideal * 1.0001 + 8
+    assert ideal <= len(encode(codes, classes, tables())) <= ideal * 1.0001 + 8
 
 
 @given(st.lists(st.floats(1e-12, 1e6), min_size=2, max_size=256))
@@ -179,6 +199,6 @@ def test_a_stream_is_whole_words() -> None:
 
 def test_trailing_words_are_noticed() -> None:
     codes, classes = sample(4, 50)
-    data = coder.encode(codes, classes, tables())
+    data = encode(codes, classes, tables())
     with pytest.raises(coder.DamagedStreamError, match="end"):
         decode(data + b"\x01\x02\x03\x04" * 3, classes, tables())

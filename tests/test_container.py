@@ -16,7 +16,7 @@ HEADER = Header(768, 512, "RGB", 1024, bytes.fromhex("0badcafe"))
 
 
 def file_of(chunks: dict[bytes, bytes], header: Header = HEADER) -> bytes:
-    return container.write(header, (b"one!" * 20, b"two!", b"three!!!"), chunks)
+    return container.write(header, b"word" * 30, chunks)
 
 
 def test_header_is_these_bytes() -> None:
@@ -69,15 +69,13 @@ optional = st.dictionaries(
 )
 
 
-@given(headers, optional, st.tuples(st.binary(), st.binary(), st.binary()))
-def test_what_is_written_is_read(
-    header: Header, chunks: dict[bytes, bytes], streams: tuple[bytes, bytes, bytes]
-) -> None:
-    streams = (streams[0] + bytes(2000), streams[1], streams[2])  # enough for the largest picture
-    data = container.write(header, streams, chunks)
+@given(headers, optional, st.binary())
+def test_what_is_written_is_read(header: Header, chunks: dict[bytes, bytes], stream: bytes) -> None:
+    stream += bytes(2000)  # enough for the largest picture
+    data = container.write(header, stream, chunks)
     parsed = container.read(io.BytesIO(data + b"something else"))
     assert parsed.header == header
-    assert parsed.codes == streams
+    assert parsed.codes == stream
     assert {c.kind: c.payload for c in parsed.chunks[:-1]} == chunks
     assert parsed.header_size + sum(c.size for c in parsed.chunks) == len(data)
 
@@ -118,7 +116,7 @@ def test_every_flipped_bit_is_noticed() -> None:
 
 def test_unknown_optional_chunk_is_skipped() -> None:
     parsed = container.read(io.BytesIO(file_of({b"z": b"from the future"})))
-    assert parsed.codes[1] == b"two!"
+    assert parsed.codes == b"word" * 30
 
 
 def test_unknown_critical_chunk_is_refused_with_advice() -> None:

@@ -41,7 +41,7 @@ def codes_digest(path: Path) -> str:
     parsed = container.read(io.BytesIO(path.read_bytes()))
     engine = codec.Engine(codec.load_weights(parsed.header.model))
     digest = hashlib.sha256()
-    for codes in engine.read_streams(parsed.codes, parsed.header)[0]:
+    for codes in engine.read_stream(parsed.codes, parsed.header)[0]:
         digest.update(codes.astype("<i2").tobytes())
     return digest.hexdigest()[:16]
 

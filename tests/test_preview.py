@@ -68,8 +68,8 @@ def test_other_scales_are_refused(scale: object, cut: Image.Image) -> None:
 def test_preview_reads_only_the_banks_it_needs(scale: int, banks: int, cut: Image.Image) -> None:
     file = container.read(io.BytesIO(to_bytes(cut)))
     engine = codec.Engine(codec.load_weights(file.header.model))
-    every, _ = engine.read_streams(file.codes, file.header)
-    some, _ = engine.read_streams(file.codes, file.header, scale)
+    every, _ = engine.read_stream(file.codes, file.header)
+    some, _ = engine.read_stream(file.codes, file.header, scale)
     symbols = sum(bank.symbols for bank in engine.weights.config.level1[:banks])
     assert len(some[0]) == symbols < len(every[0])
     np.testing.assert_array_equal(some[0], every[0][:symbols])

@@ -19,7 +19,7 @@ from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
 from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, group_of
 from pillow_mcquic.training import start
-from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
+from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop, soften_chroma
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
@@ -164,12 +164,25 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     assert not torch.equal(crops.batch(0, 2)[0], smaller.batch(0, 2)[0])
 
 
+def test_crops_may_have_soft_chroma() -> None:
+    """Colours and brightness that change in every column: only the brightness is left."""
+    ycc = np.full((64, 64, 3), 128, np.uint8)
+    ycc[:, ::2] = 100, 118, 140
+    photo = np.asarray(Image.fromarray(ycc, "YCbCr").convert("RGB"))
+    soft = np.asarray(Image.fromarray(soften_chroma(photo)).convert("YCbCr")).astype(int)
+    assert np.abs(soft[..., 0] - ycc[..., 0]).max() <= 2
+    assert np.ptp(soft[..., 1:], axis=(0, 1)).max() <= 3
+    every, none = (Crops([photo], 64, seed=1, soft_chroma=share).batch(0, 2)[0] for share in (1.0, 0.0))
+    assert not torch.equal(every, none)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"model": {"distortion": {"msssim": 1.1}}},
         {"model": {"distortion": {"msssim": 0.3, "msssim_growth": -0.05}}},
         {"shrink": 2.0},
+        {"soft_chroma": -0.1},
         {"average": -1.0},
     ],
 )

@@ -55,7 +55,7 @@ def _batches(indices: list[int], size: tuple[int, int]) -> list[list[int]]:
 
 def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
     """Pictures of one model, size and kind of mode -> uint8 (3, H, W) each."""
-    parsed = [engine.read_streams(file.codes, file.header) for file in files]
+    parsed = [engine.read_stream(file.codes, file.header) for file in files]
     # all pictures of a level in one transfer
     codes, classes = (
         [torch.stack([torch.from_numpy(both[kind][i]) for both in parsed]).to(engine.device) for i in range(3)]
@@ -111,9 +111,7 @@ def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     codes, classes = ([level.cpu() for level in both] for both in (codes, classes))
     header = Header(width, height, "RGB", quality, engine.weights.id)
     return [
-        container.write(
-            header, engine.write_streams([c[i].numpy() for c in codes], [c[i].numpy() for c in classes]), {}
-        )
+        container.write(header, engine.write_stream([c[i].numpy() for c in codes], [c[i].numpy() for c in classes]), {})
         for i in range(len(images))
     ]
 
@@ -132,7 +130,7 @@ def read_codes(source: str | os.PathLike[str] | bytes) -> dict[int, Tensor]:
         file = container.read(io.BytesIO(source))
     codec.check_size(file.header)
     engine = Engine(codec.load_weights(file.header.model), runtime.device("cpu"))
-    codes, _ = engine.read_streams(file.codes, file.header)
+    codes, _ = engine.read_stream(file.codes, file.header)
     return {level: _by_stage(engine.weights.config, level, torch.from_numpy(codes[level - 1])) for level in LEVELS}
 
 

@@ -55,14 +55,28 @@ def random_crop(
     return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
+def soften_chroma(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 with chroma of half the resolution, as photos have it that were JPEGs with 4:2:0 once."""
+    luma, *chroma = Image.fromarray(photo).convert("YCbCr").split()
+    halved = (plane.reduce(2).resize(plane.size, Image.Resampling.BILINEAR) for plane in chroma)
+    return np.asarray(Image.merge("YCbCr", (luma, *halved)).convert("RGB"))
+
+
 class Crops:
     """Random crops, flipped half the time and transposed a quarter; a function of the arguments and the step alone."""
 
     def __init__(
-        self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0, shrink: float = 0.0
+        self,
+        photos: Sequence[NDArray[np.uint8]],
+        size: int,
+        seed: int,
+        rank: int = 0,
+        shrink: float = 0.0,
+        soft_chroma: float = 0.0,
     ) -> None:
-        """shrink: see `random_crop`."""
-        self.photos, self.size, self.seed, self.rank, self.shrink = photos, size, seed, rank, shrink
+        """shrink: see `random_crop`; soft_chroma: share of crops that `soften_chroma` is done to."""
+        self.photos, self.size, self.seed, self.rank = photos, size, seed, rank
+        self.shrink, self.soft_chroma = shrink, soft_chroma
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
         self.weight = weight / weight.sum()
 
@@ -72,6 +86,8 @@ class Crops:
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
             crop = random_crop(self.photos[i], (self.size, self.size), self.shrink, rng)
+            if self.soft_chroma and rng.random() < self.soft_chroma:
+                crop = soften_chroma(crop)
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
             if rng.random() < 0.25:

@@ -220,8 +220,8 @@ def check_bytes(objective: Objective, settings: Settings, path: Path, photos: li
     rates = []
     for quality in qualities:
         for photo in photos:
-            streams = engine.write_streams(*engine.quantise(photo, quality * 256))
-            rates.append(8 * sum(map(len, streams)) / (photo.shape[0] * photo.shape[1]))
+            stream = engine.write_stream(*engine.quantise(photo, quality * 256))
+            rates.append(8 * len(stream) / (photo.shape[0] * photo.shape[1]))
     real = float(np.mean(rates))
     print(f"bits per pixel over {len(photos)} photos: estimated {estimate:.4f}, real {real:.4f}", flush=True)
     if abs(real / estimate - 1) > TOLERANCE:
