@@ -24,6 +24,8 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
     la.putalpha(alpha)
     exif = Image.Exif()
     exif[0x0112] = 8
+    quiet = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
+    quiet.paste(face, (250, 170))
     return {
         "one-pixel": (photo.crop((500, 200, 501, 201)), {"quality": 4}),
         "low": (face, {"quality": 1}),
@@ -32,6 +34,7 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "grey": (face.convert("L"), {"quality": 5}),
         "grey-alpha": (la.crop((0, 0, 65, 33)), {"quality": 3}),
         "alpha": (rgba, {"quality": 6.5}),
+        "runs": (quiet, {"quality": 1}),  # tables with several runs of word 0
         "metadata": (
             face.crop((0, 0, 48, 32)),
             {"quality": 2, "exif": exif, "icc_profile": b"icc", "xmp": b"<x/>", "dpi": (72, 72), "comment": b"hi"},

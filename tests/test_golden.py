@@ -32,6 +32,7 @@ FILES = {
     "grey.mcq": ((128, 112), "L", 5.0, "09aa561913d61bff"),
     "grey-alpha.mcq": ((65, 33), "LA", 3.0, "502ec3ada68e37dd"),
     "alpha.mcq": ((128, 112), "RGBA", 6.5, "66d8c983f01db3e2"),
+    "runs.mcq": ((640, 480), "RGB", 1.0, "4e7cd6204656bb27"),
     "metadata.mcq": ((48, 32), "RGB", 2.0, "0b1022ff453830d5"),
 }
 
