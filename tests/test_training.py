@@ -151,7 +151,7 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     photo = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
 
     def rise(shrink: float, seed: int) -> float:
-        crop = random_crop(photo, (60, 50), shrink, np.random.default_rng(seed))
+        crop = random_crop(photo, (60, 50), np.random.default_rng(seed), shrink=shrink)
         assert crop.shape == (60, 50, 3)
         return float(np.diff(crop[30, 5:-5, 0].astype(float)).mean())
 
@@ -159,7 +159,8 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     shrunk = [rise(1.0, seed) for seed in range(20)]
     assert 0.98 < min(shrunk) < 1.3
     assert 1.7 < max(shrunk) < 2.05
-    assert np.array_equal(random_crop(photo, (150, 200), 1.0, np.random.default_rng(1)), photo)  # there is no room
+    no_room = random_crop(photo, (150, 200), np.random.default_rng(1), shrink=1.0)
+    assert np.array_equal(no_room, photo)
     crops, smaller = (Crops([photo], 64, seed=1, shrink=shrink) for shrink in (0.0, 1.0))
     assert not torch.equal(crops.batch(0, 2)[0], smaller.batch(0, 2)[0])
 

@@ -40,9 +40,18 @@ def load_photos(folder: str | os.PathLike[str], min_side: int = 1) -> list[NDArr
 
 
 def random_crop(
-    photo: NDArray[np.uint8], size: tuple[int, int], shrink: float, rng: np.random.Generator
+    photo: NDArray[np.uint8],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    shrink: float = 0.0,
+    soft_chroma: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """A crop of (rows, columns); with probability `shrink` of the photo made smaller, by a factor of at most 2."""
+    """A crop of (rows, columns) from a photo (H, W, 3).
+
+    With probability `shrink` of the photo made smaller, by a factor of at most 2; with probability `soft_chroma` done
+    `soften_chroma` to.
+    """
     factor = 1.0
     if shrink and rng.random() < shrink:
         room = min(have / want for have, want in zip(photo.shape[:2], size, strict=True))
@@ -50,9 +59,9 @@ def random_crop(
     rows, columns = (int(n * factor) for n in size)
     top, left = (int(rng.integers(0, have - n + 1)) for have, n in zip(photo.shape[:2], (rows, columns), strict=True))
     crop = photo[top : top + rows, left : left + columns]
-    if (rows, columns) == size:
-        return crop
-    return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
+    if (rows, columns) != size:
+        crop = np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
+    return soften_chroma(crop) if soft_chroma and rng.random() < soft_chroma else crop
 
 
 def soften_chroma(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -74,7 +83,7 @@ class Crops:
         shrink: float = 0.0,
         soft_chroma: float = 0.0,
     ) -> None:
-        """shrink: see `random_crop`; soft_chroma: share of crops that `soften_chroma` is done to."""
+        """shrink, soft_chroma: see `random_crop`."""
         self.photos, self.size, self.seed, self.rank = photos, size, seed, rank
         self.shrink, self.soft_chroma = shrink, soft_chroma
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
@@ -85,9 +94,8 @@ class Crops:
         rng = np.random.default_rng((self.seed, self.rank, step))
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
-            crop = random_crop(self.photos[i], (self.size, self.size), self.shrink, rng)
-            if self.soft_chroma and rng.random() < self.soft_chroma:
-                crop = soften_chroma(crop)
+            size = self.size, self.size
+            crop = random_crop(self.photos[i], size, rng, shrink=self.shrink, soft_chroma=self.soft_chroma)
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
             if rng.random() < 0.25:
