@@ -81,7 +81,8 @@ def one_size(folder: str, megapixels: float, threads: int, quality: float, effor
     engine_class.synthesise = clocked(spent, "networks", engine_class.synthesise)
     for part in ("hidden_1", "classes_1", "classes_2", "classes_3", "log_energy"):
         setattr(prior_class, part, clocked(spent, "tables", getattr(prior_class, part)))
-    coder.encode = clocked(spent, "range coder", coder.encode)
+    encoder_class: Any = coder.Encoder
+    encoder_class.write = clocked(spent, "range coder", encoder_class.write)
     decoder_class: Any = coder.Decoder
     decoder_class.read = clocked(spent, "range coder", decoder_class.read)
     result: dict[str, Any] = {"megapixels": size, "threads": torch.get_num_threads(), "idle": idle}

@@ -6,12 +6,15 @@ import argparse
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks import peers, rd, report
+from benchmarks.speed import STAGES
 
 
 def test_bd_rate_of_shifted_curves() -> None:
@@ -25,6 +28,22 @@ def test_layers_of_the_original_cost_what_its_authors_ship() -> None:
     """285 and 398 thousand multiply-adds a pixel at 128 channels."""
     costs = [sum(layer.macs for layer in layers) / 1e3 for layers in peers.mcquic_layers(128)]
     assert costs == pytest.approx([285, 398], rel=0.02)
+
+
+def test_speed_tells_stages_apart(photo: Image.Image, tmp_path: Path) -> None:
+    """In a process of its own, as it clocks the codec at its seams."""
+    photo.save(tmp_path / "x.png")
+    code = (
+        "import json, sys; from benchmarks import speed; print(json.dumps(speed.one_size(sys.argv[1], 0.1, 1, 4, 1)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = Path(__file__).parent.parent
+    out = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    found = json.loads(out.stdout)
+    for direction in ("encode", "decode"):
+        stages = {stage: found[direction][stage] for stage in STAGES}
+        assert min(stages.values()) > 0
+        assert sum(stages.values()) == pytest.approx(found[direction]["total"])
 
 
 def test_tables_become_html() -> None:

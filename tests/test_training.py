@@ -19,7 +19,7 @@ from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
 from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, group_of
 from pillow_mcquic.training import start
-from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop, soften_chroma
+from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
@@ -151,7 +151,7 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     photo = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
 
     def rise(shrink: float, seed: int) -> float:
-        crop = random_crop(photo, (60, 50), np.random.default_rng(seed), shrink=shrink)
+        crop = random_crop(photo, (60, 50), shrink, np.random.default_rng(seed))
         assert crop.shape == (60, 50, 3)
         return float(np.diff(crop[30, 5:-5, 0].astype(float)).mean())
 
@@ -159,22 +159,9 @@ def test_crops_may_come_from_photos_made_smaller() -> None:
     shrunk = [rise(1.0, seed) for seed in range(20)]
     assert 0.98 < min(shrunk) < 1.3
     assert 1.7 < max(shrunk) < 2.05
-    no_room = random_crop(photo, (150, 200), np.random.default_rng(1), shrink=1.0)
-    assert np.array_equal(no_room, photo)
+    assert np.array_equal(random_crop(photo, (150, 200), 1.0, np.random.default_rng(1)), photo)  # there is no room
     crops, smaller = (Crops([photo], 64, seed=1, shrink=shrink) for shrink in (0.0, 1.0))
     assert not torch.equal(crops.batch(0, 2)[0], smaller.batch(0, 2)[0])
-
-
-def test_crops_may_have_soft_chroma() -> None:
-    """Colours and brightness that change in every column: only the brightness is left."""
-    ycc = np.full((64, 64, 3), 128, np.uint8)
-    ycc[:, ::2] = 100, 118, 140
-    photo = np.asarray(Image.fromarray(ycc, "YCbCr").convert("RGB"))
-    soft = np.asarray(Image.fromarray(soften_chroma(photo)).convert("YCbCr")).astype(int)
-    assert np.abs(soft[..., 0] - ycc[..., 0]).max() <= 2
-    assert np.ptp(soft[..., 1:], axis=(0, 1)).max() <= 3
-    every, none = (Crops([photo], 64, seed=1, soft_chroma=share).batch(0, 2)[0] for share in (1.0, 0.0))
-    assert not torch.equal(every, none)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +170,6 @@ def test_crops_may_have_soft_chroma() -> None:
         {"model": {"distortion": {"msssim": 1.1}}},
         {"model": {"distortion": {"msssim": 0.3, "msssim_growth": -0.05}}},
         {"shrink": 2.0},
-        {"soft_chroma": -0.1},
         {"average": -1.0},
     ],
 )

@@ -40,18 +40,9 @@ def load_photos(folder: str | os.PathLike[str], min_side: int = 1) -> list[NDArr
 
 
 def random_crop(
-    photo: NDArray[np.uint8],
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    shrink: float = 0.0,
-    soft_chroma: float = 0.0,
+    photo: NDArray[np.uint8], size: tuple[int, int], shrink: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A crop of (rows, columns) from a photo (H, W, 3).
-
-    With probability `shrink` of the photo made smaller, by a factor of at most 2; with probability `soft_chroma` done
-    `soften_chroma` to.
-    """
+    """A crop of (rows, columns); with probability `shrink` of the photo made smaller, by a factor of at most 2."""
     factor = 1.0
     if shrink and rng.random() < shrink:
         room = min(have / want for have, want in zip(photo.shape[:2], size, strict=True))
@@ -59,33 +50,19 @@ def random_crop(
     rows, columns = (int(n * factor) for n in size)
     top, left = (int(rng.integers(0, have - n + 1)) for have, n in zip(photo.shape[:2], (rows, columns), strict=True))
     crop = photo[top : top + rows, left : left + columns]
-    if (rows, columns) != size:
-        crop = np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
-    return soften_chroma(crop) if soft_chroma and rng.random() < soft_chroma else crop
-
-
-def soften_chroma(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 with chroma of half the resolution, as photos have it that were JPEGs with 4:2:0 once."""
-    luma, *chroma = Image.fromarray(photo).convert("YCbCr").split()
-    halved = (plane.reduce(2).resize(plane.size, Image.Resampling.BILINEAR) for plane in chroma)
-    return np.asarray(Image.merge("YCbCr", (luma, *halved)).convert("RGB"))
+    if (rows, columns) == size:
+        return crop
+    return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
 class Crops:
     """Random crops, flipped half the time and transposed a quarter; a function of the arguments and the step alone."""
 
     def __init__(
-        self,
-        photos: Sequence[NDArray[np.uint8]],
-        size: int,
-        seed: int,
-        rank: int = 0,
-        shrink: float = 0.0,
-        soft_chroma: float = 0.0,
+        self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0, shrink: float = 0.0
     ) -> None:
-        """shrink, soft_chroma: see `random_crop`."""
-        self.photos, self.size, self.seed, self.rank = photos, size, seed, rank
-        self.shrink, self.soft_chroma = shrink, soft_chroma
+        """shrink: see `random_crop`."""
+        self.photos, self.size, self.seed, self.rank, self.shrink = photos, size, seed, rank, shrink
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
         self.weight = weight / weight.sum()
 
@@ -94,8 +71,7 @@ class Crops:
         rng = np.random.default_rng((self.seed, self.rank, step))
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
-            size = self.size, self.size
-            crop = random_crop(self.photos[i], size, rng, shrink=self.shrink, soft_chroma=self.soft_chroma)
+            crop = random_crop(self.photos[i], (self.size, self.size), self.shrink, rng)
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
             if rng.random() < 0.25:

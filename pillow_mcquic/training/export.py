@@ -194,8 +194,7 @@ def export(
     for i in range(crops):
         photo = photos[int(rng.integers(len(photos)))]
         size = min(COUNT_CROP, photo.shape[0]), min(COUNT_CROP, photo.shape[1])
-        crop = data.random_crop(photo, size, rng, shrink=settings.shrink, soft_chroma=settings.soft_chroma)
-        crop = np.ascontiguousarray(crop)
+        crop = np.ascontiguousarray(data.random_crop(photo, size, settings.shrink, rng))
         quality = int(rng.integers(256, 2049))
         counter.add(crop, quality)
         if i % PREVIEW_EVERY == 0:

@@ -19,7 +19,6 @@ class Settings:
     batch: int = 8
     crop: int = 256
     shrink: float = 0.0  # share of crops from photos made smaller, by a factor of at most 2
-    soft_chroma: float = 0.0  # share of crops with chroma of half the resolution, as most people's photos have it
     seed: int = 1
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
     typical: float = 10.0  # R-D of a photo, bits per pixel, in roots of lambda
@@ -42,9 +41,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must be in 0..1, got {self.average}")
-        for name in ("shrink", "soft_chroma"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if not 0 <= self.shrink <= 1:
+            raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
 
     def rate_factor(self, step: int) -> float:
         """Learning-rate factor at a step: warm-up, hold, cosine."""

@@ -228,7 +228,7 @@ def train(
         figures = validate(average, settings, val, where)
         say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
-    crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink, settings.soft_chroma)
+    crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
     sums, seen, mark = np.zeros(3), 0, began
     while step < settings.steps and time.monotonic() - began < stop_after_minutes * 60:
