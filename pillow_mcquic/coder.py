@@ -188,17 +188,21 @@ class Decoder:
         """
         groups = tables.groups[first : first + len(classes)]
         codes = np.zeros((sum(map(len, groups)), classes.shape[1]), np.int16)
-        read, row = self._coder.decode, 0
+        row = 0
+        for g, (mine, stages) in enumerate(zip(classes, groups, strict=True), first):
+            for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
+                for part, flag, model in tables.parts(g, s, segments):
+                    if flag is None or self._next(flag):
+                        codes[row + s, order[part]] = self._next(model, part.stop - part.start)
+            row += len(stages)
+        return codes
+
+    def _next(self, *symbols: Any) -> Any:
+        """What comes next in the stream, by the coder's `decode`; nothing but its own errors are damage."""
         try:
-            for g, (mine, stages) in enumerate(zip(classes, groups, strict=True), first):
-                for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
-                    for part, flag, model in tables.parts(g, s, segments):
-                        if flag is None or read(flag):
-                            codes[row + s, order[part]] = read(model, part.stop - part.start)
-                row += len(stages)
+            return self._coder.decode(*symbols)
         except (AssertionError, KeyError, ValueError) as error:
             raise DamagedStreamError(f"the code stream is damaged ({error})") from error
-        return codes
 
     def finish(self) -> None:
         """Raise DamagedStreamError unless the stream ends here."""
