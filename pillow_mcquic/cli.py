@@ -24,24 +24,32 @@ class UsageError(Exception):
     """Arguments that cannot be carried out as they stand."""
 
 
-def find_inputs(patterns: Sequence[str], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
-    """(file, path relative to what was named) of files, globs, and folders searched for `suffixes`."""
+def expand(patterns: Sequence[str]) -> Iterator[Path]:
+    """Files and folders that exist, of names and globs."""
     for pattern in patterns:
         if not pattern:
             raise UsageError("an input is empty")
-        path = Path(pattern)
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise UsageError(f"no such file: {pattern}")
+        yield from map(Path, matches)
+
+
+def find_inputs(paths: Sequence[Path], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
+    """(file, path relative to what was named) of files, and of folders searched for `suffixes`."""
+    for path in paths:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
             if not found:
                 raise UsageError(f"no images in folder {path}")
             yield from ((p, p.relative_to(path)) for p in found)
-        elif path.exists():
-            yield path, Path(path.name)
         else:
-            matches = sorted(glob.glob(pattern, recursive=True))
-            if not matches:
-                raise UsageError(f"no such file: {pattern}")
-            yield from ((Path(m), Path(Path(m).name)) for m in matches if not Path(m).is_dir())
+            yield path, Path(path.name)
+
+
+def names_a_folder(out: str) -> bool:
+    """Whether an output is a folder already, or is to become one."""
+    return Path(out).is_dir() or out.endswith(("/", os.sep))
 
 
 def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_given: bool) -> list[Job]:
@@ -49,7 +57,7 @@ def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_g
     if out is None:
         return [(source, source.with_suffix(suffix)) for source, _ in inputs]
     target = Path(out)
-    folder = folder_given or len(inputs) > 1 or target.is_dir() or out.endswith(("/", os.sep))
+    folder = folder_given or len(inputs) > 1 or names_a_folder(out)
     if not folder and target.suffix:
         if target.suffix.lower() != suffix:
             raise UsageError(f"output {target} must end in {suffix}")
@@ -64,24 +72,26 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
     from tqdm import tqdm
 
     failures: list[str] = []
+    jobs = list(dict.fromkeys(jobs))  # what two globs found is one job
+    owners: dict[Path, Path] = {}
+    for source, target in jobs:
+        owners.setdefault(target.resolve(), source)
     if args.skip_existing:
         every = len(jobs)
-        jobs = [(source, target) for source, target in jobs if not os.path.lexists(target)]
+        jobs = [job for job in jobs if not os.path.lexists(job[1]) or owners[job[1].resolve()] != job[0]]
         if len(jobs) < every:
             print(f"skipped {every - len(jobs)} files that are there already")
     before = after = 0
     began = time.monotonic()
-    taken: set[Path] = set()
     for source, target in tqdm(jobs, unit="file", disable=len(jobs) < 2 or not sys.stderr.isatty()):
         try:
-            if target.resolve() in taken:
+            if owners[target.resolve()] != source:
                 raise FileExistsError(f"{target} is already the output of another input")
             if os.path.lexists(target) and not args.overwrite:
                 raise FileExistsError(f"{target} exists (use --overwrite)")
             if target.exists() and target.samefile(source):
                 raise ValueError("input and output are the same file")
             size = work(source, target)
-            taken.add(target.resolve())
             before += source.stat().st_size
             after += size
             if len(jobs) == 1:
@@ -116,7 +126,8 @@ def encode_command(args: argparse.Namespace) -> int:
 
 def decode_command(args: argparse.Namespace) -> int:
     suffix = f".{args.format.lower().removeprefix('.')}"
-    if args.out and Path(args.out).suffix and len(args.inputs) == 1 and Path(args.inputs[0]).is_file():
+    named = args.out and not names_a_folder(args.out) and Path(args.out).suffix
+    if named and len(args.inputs) == 1 and Path(args.inputs[0]).is_file():
         suffix = Path(args.out).suffix.lower()
     format = files.writable_format(suffix)
     if format is None:
@@ -131,8 +142,8 @@ def decode_command(args: argparse.Namespace) -> int:
 
 
 def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -> list[Job]:
-    inputs = list(find_inputs(args.inputs, suffixes))
-    return plan(inputs, args.out, suffix, any(Path(p).is_dir() for p in args.inputs))
+    paths = list(expand(args.inputs))
+    return plan(list(find_inputs(paths, suffixes)), args.out, suffix, any(path.is_dir() for path in paths))
 
 
 def try_command(args: argparse.Namespace) -> int:
@@ -229,9 +240,7 @@ def transcode_command(args: argparse.Namespace) -> int:
     report = transcode.run(settings, manifest, workers, args.engine)
     if args.report:
         files.write_whole(Path(args.report), json.dumps(report.to_dict(), indent=1).encode(), True)
-    print(
-        report.text().encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
-    )
+    print(report.text())
     return 1 if report.failures else 0
 
 
@@ -272,15 +281,21 @@ def info_command(args: argparse.Namespace) -> int:
     for kind, name in ((container.COMMENT, "comment"), (container.DPI, "dpi")):
         payload = parsed.get(kind)
         if payload is not None:
-            shown = container.unpack_dpi(payload) if kind == container.DPI else payload.decode("utf-8", "replace")
+            shown = str(container.unpack_dpi(payload)) if kind == container.DPI else printable(payload)
             print(f"  {name}: {shown}")
     return 0
+
+
+def printable(text: bytes) -> str:
+    """UTF-8 without what would steer a terminal."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.decode("utf-8", "replace"))
+    return "".join(shown)
 
 
 def verify_command(args: argparse.Namespace) -> int:
     """Check every file: structure and checksums, and unless --quick that it decodes."""
     failures = 0
-    for path, _ in find_inputs(args.files, frozenset({".mcq"})):
+    for path, _ in find_inputs(list(expand(args.files)), frozenset({".mcq"})):
         try:
             with open(path, "rb") as file:
                 parsed = container.read(file)
@@ -411,6 +426,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 when something failed, 2 for arguments that make no sense."""
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that it cannot show is no failure
     try:
         status: int = args.run(args)
         return status

@@ -689,7 +689,7 @@ def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:
     weights that are not here, and warns or raises, as Pillow does, when the picture is larger than
     `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
-    if isinstance(scale, bool) or scale not in SCALES:
+    if isinstance(scale, bool) or not isinstance(scale, (int, np.integer)) or scale not in SCALES:
         raise ValueError(f"scale must be one of {SCALES}, got {scale!r}")
     file = container.read(io.BytesIO(data))
     check_size(file.header)

@@ -25,6 +25,8 @@ MAX_SIDE = (1 << 28) - 1
 # a 16x16 square costs at least 8 / 160 bits (checked at export), so a header cannot claim what its codes can't hold
 MAX_SQUARES_PER_BYTE = 160
 
+MAX_CHUNKS = 256  # before the picture: of nothing but tiny ones a file would take many times its size in memory
+
 CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT = b"C", b"A", b"e", b"i", b"x", b"d", b"c"
 METADATA = frozenset((EXIF, ICC, XMP, DPI, COMMENT))
 KNOWN = METADATA | {CODES, ALPHA}
@@ -271,6 +273,8 @@ def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
         if kind in (ALPHA, CODES):
             reader.put_back(head)
             return chunks
+        if len(chunks) == MAX_CHUNKS:
+            raise BadFileError(f"damaged .mcq file: more than {MAX_CHUNKS} chunks before the picture")
         if kind in KNOWN and any(chunk.kind == kind for chunk in chunks):
             raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} occurs twice")
         chunks.append(_chunk_rest(reader, kind, length, head))

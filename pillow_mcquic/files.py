@@ -18,6 +18,10 @@ TIFF_LAYOUT = frozenset(
 )
 
 
+# formats that are one picture whatever their number of frames: camera JPEGs with a preview or gain map, and layers
+ONE_PICTURE = frozenset(("MPO", "PSD"))
+
+
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the formats that Pillow can decode by itself."""
     formats = Image.registered_extensions()
@@ -33,11 +37,14 @@ def writable_format(suffix: str) -> str | None:
 
 
 def metadata_options(image: Image.Image) -> dict[str, Any]:
-    """What a picture carries beside pixels, as save options; what cannot be stored is left out."""
+    """What a loaded picture carries beside pixels, as save options; what cannot be stored is left out."""
     options = {k: image.info[k] for k in ("icc_profile", "xmp", "comment", "dpi") if image.info.get(k)}
+    if "comment" not in options and image.info.get("Comment"):
+        options["comment"] = image.info["Comment"]  # of a PNG
     dpi = options.get("dpi")
-    if dpi is not None and not all(value > 0 and math.isfinite(value) for value in dpi):
-        del options["dpi"]  # some cameras write 0
+    # some cameras write 0, and a PNG may hold any text of that name
+    if dpi is not None and not (isinstance(dpi, tuple) and all(value > 0 and math.isfinite(value) for value in dpi)):
+        del options["dpi"]
     if image.info.get("exif"):
         options["exif"] = image.info["exif"]
     else:
@@ -63,8 +70,9 @@ def png_text(options: dict[str, Any]) -> PngImagePlugin.PngInfo:
 def to_mcq(image: Image.Image, **options: Any) -> bytes:
     """The `.mcq` file of an opened picture, with its metadata; options as of `save`.  ValueError for several frames."""
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and image.format not in ONE_PICTURE:
         raise ValueError(f"has {frames} frames, an .mcq file holds one")
+    image.load()  # only then is all metadata there, and a turned TIFF without the tag that says so
     file = io.BytesIO()
     image.save(file, "MCQ", **{**metadata_options(image), **options})
     return file.getvalue()
@@ -90,6 +98,9 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
     part = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror or error}: {error.filename}") from error
+    try:
         handle, name = tempfile.mkstemp(prefix=".mcq-", suffix=".part", dir=target.parent)
         part = Path(name)
         with os.fdopen(handle, "wb") as file:

@@ -121,6 +121,8 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
             value = value.encode()
         if not isinstance(value, (bytes, bytearray)):
             raise ValueError(f"{name} must be bytes, got {type(value).__name__}")
+        if kind == ICC and value[16:20] == b"CMYK":
+            continue  # pixels are stored as RGB, which such a profile says nothing of
         chunks[kind] = bytes(value)
     dpi = options.get("dpi")
     if dpi is not None:

@@ -104,6 +104,8 @@ def device(wanted: torch.device | str | None = None) -> torch.device:
         name = "cuda" if not _forked and torch.cuda.is_available() else "cpu"
     elif name != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA here")
+    elif ":" in name and int(name.partition(":")[2]) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} was asked for, but torch finds {torch.cuda.device_count()} here")
     return torch.device(name)
 
 

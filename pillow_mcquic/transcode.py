@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -140,10 +141,16 @@ def state_of(fs: Any, path: str, info: dict[str, Any]) -> str:
     return f"{info['size']}-{next((info[age] for age in AGES if info.get(age)), '')}"
 
 
-class Manifest:
-    """The record of one source, target and suffix: `planned` (targets by name) and `done` (outcomes, and with what).
+def as_line(entry: dict[str, Any]) -> bytes:
+    """As a manifest has it."""
+    return json.dumps(entry).encode() + b"\n"
 
-    What was planned again after it was done is not done any more.
+
+class Manifest:
+    """The record of one source, target and suffix.
+
+    By name: `planned`, targets; `done`, the last outcome and what it was made with, unless planned again since;
+    `sizes`, of the last file that was made.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -152,8 +159,10 @@ class Manifest:
         self.identity = {"source": settings.source, "target": settings.target, "suffix": settings.suffix}
         self.planned: dict[str, str] = {}
         self.done: dict[str, tuple[Outcome, str]] = {}
+        self.sizes: dict[str, int] = {}
         self._file: IO[bytes] | None = None
         self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self._first_entry = {"transcode": self.identity}
 
     def __enter__(self) -> Manifest:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +175,7 @@ class Manifest:
             self._file = open(self.path, "ab")
             self._file.truncate(whole)
             if not whole:
-                self._write([{"transcode": self.identity}])
+                self._write([self._first_entry])
         except BaseException:
             self.__exit__()
             raise
@@ -182,6 +191,8 @@ class Manifest:
         whole = 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") and (number > 1 or as_line(self._first_entry).startswith(line)):
+                    break
                 try:
                     entry = json.loads(line)
                     if number == 1:
@@ -195,21 +206,23 @@ class Manifest:
                     else:
                         outcome = Outcome(**entry["outcome"])
                         self.done[outcome.name] = outcome, entry["made_with"]
+                        if not outcome.error:
+                            self.sizes[outcome.name] = outcome.after
                 except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-                    if number > 1 and not line.endswith(b"\n"):
-                        break
                     raise ValueError(f"{self.path} is no manifest of transcode (line {number})") from error
                 whole += len(line)
         return whole
 
     def _write(self, entries: Iterable[dict[str, Any]]) -> None:
         assert self._file is not None
-        self._file.writelines(json.dumps(entry).encode() + b"\n" for entry in entries)
+        self._file.writelines(map(as_line, entries))
         self._file.flush()
 
-    def plan(self, tasks: Iterable[Task]) -> None:
-        """Record where tasks will write, before they do."""
-        self._write({"planned": task.name, "target": task.target} for task in tasks)
+    def plan(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        """The tasks, each recorded as it is taken, before anything is written: what was not begun is not ours."""
+        for task in tasks:
+            self._write([{"planned": task.name, "target": task.target}])
+            yield task
 
     def add(self, outcome: Outcome, made_with: str) -> None:
         """Record what came of a task."""
@@ -261,13 +274,11 @@ def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list
             continue
         size = existing.get(f"{out_root}/{target}")
         earlier, with_what = manifest.done.get(name, (None, ""))
-        if earlier and not earlier.error and size == earlier.after:
-            if earlier.state == state and with_what == made_with:
-                finished.append(earlier)
-                continue
-            ours = True  # from another state of the source, or with other settings
-        else:
-            ours = name in manifest.planned and earlier is None  # killed between writing it and saying so
+        if earlier and not earlier.error and (size, state, made_with) == (earlier.after, earlier.state, with_what):
+            finished.append(earlier)
+            continue
+        begun = name in manifest.planned and earlier is None  # killed between writing it and saying so
+        ours = begun or size == manifest.sizes.get(name)  # made of another state of the source, or with other settings
         if size is not None and not ours and not settings.overwrite:
             blocked.append(Outcome(name, target, state, error=f"{target} exists (use --overwrite)"))
         else:
@@ -388,10 +399,11 @@ def default_workers() -> int:
     return 1 if runtime.device().type != "cpu" else min(cores(), MOST_WORKERS)
 
 
-def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: int) -> Iterator[Outcome]:
+def in_processes(work: Callable[[Task], Outcome], tasks: Iterable[Task], workers: int) -> Iterator[Outcome]:
     """Outcomes of tasks, in any order; a task that kills its process, even alone, is a failure.
 
-    Raises OSError when worker processes do not live long enough to do anything.
+    Tasks are taken as workers get to them.  Raises OSError when worker processes do not live long enough to do a single
+    one.
     """
     import multiprocessing
 
@@ -401,26 +413,27 @@ def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: in
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,))
 
-    waiting, suspects = deque(tasks), deque[Task]()
+    waiting, suspects = iter(tasks), deque[Task]()
     running: dict[Future[Outcome], Task] = {}
-    pool, fruitless = start(), 0
+    pool, fruitless, worked = start(), 0, False
     try:
-        while waiting or suspects or running:
+        while True:
             # what was running when a process died runs alone, so that the next death has one cause
             alone = bool(suspects)
-            source, limit = (suspects, 1) if alone else (waiting, 2 * workers)
+            taken = [suspects.popleft()] if alone else list(islice(waiting, 2 * workers - len(running)))
             broken = list[Task]()
-            while source and len(running) < limit and not broken:
-                task = source.popleft()
+            for task in taken:
                 try:
                     running[pool.submit(work, task)] = task
                 except BrokenProcessPool:
                     broken.append(task)
+            if not running and not broken:
+                return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
                     yield future.result()
-                    fruitless = 0
+                    worked = True
                 except BrokenProcessPool:
                     broken.append(task)
             if broken:
@@ -432,7 +445,7 @@ def in_processes(work: Callable[[Task], Outcome], tasks: list[Task], workers: in
                     fruitless += 1
                 else:
                     suspects.extend(broken)
-                if fruitless == STARTS:
+                if fruitless == STARTS and not worked:
                     raise OSError(f"{STARTS} times the worker processes died before any file was done: try --workers 1")
                 pool = start()
     finally:
@@ -564,15 +577,15 @@ def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "pr
     began = time.monotonic()
     with Manifest(manifest_path, settings) as manifest:
         tasks, finished, blocked = list_tasks(settings, manifest)
-        manifest.plan(tasks)
+        begun = manifest.plan(tasks)
         outcomes = list(blocked)
         made_with = settings.made_with()
         if engine == "ray" and tasks:
-            results = on_ray(settings, tasks, workers)
+            results = on_ray(settings, list(begun), workers)
         elif min(workers, len(tasks)) < 2:
-            results = (convert(settings, task) for task in tasks)
+            results = (convert(settings, task) for task in begun)
         else:
-            results = in_processes(functools.partial(convert, settings), tasks, min(workers, len(tasks)))
+            results = in_processes(functools.partial(convert, settings), begun, min(workers, len(tasks)))
         with tqdm(total=len(tasks), unit="file", disable=None) as bar:
             for outcome in results:
                 manifest.add(outcome, made_with)

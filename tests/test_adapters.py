@@ -135,6 +135,13 @@ def test_numcodecs_there_and_back(pixels: NDArray[np.uint8]) -> None:
         codec.encode(pixels.astype("f4"))
 
 
+def test_an_array_in_fortran_order_is_refused(pixels: NDArray[np.uint8]) -> None:
+    """Zarr 2 takes what comes back for that order, too: its pixels would be scrambled."""
+    numcodecs = pytest.importorskip("numcodecs")
+    with pytest.raises(ValueError, match="order='C'"):
+        numcodecs.get_codec({"id": "mcq"}).encode(np.asfortranarray(pixels))
+
+
 def test_zarr_array_of_pictures(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     zarr = pytest.importorskip("zarr")
     root = zarr.open_group(tmp_path / "photos.zarr", mode="w")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pillow_mcquic import cli
 
-from .conftest import psnr
+from .conftest import PHOTO, psnr
 
 
 @pytest.fixture
@@ -127,6 +130,14 @@ def test_frames_are_not_dropped_silently(
     assert "2 frames" in capsys.readouterr().err
 
 
+def test_a_camera_file_with_a_preview_is_one_picture(tmp_path: Path, small: Image.Image) -> None:
+    """Phones and cameras put a preview or a gain map beside the photo; Pillow calls such a JPEG MPO, of two frames."""
+    small.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[small.resize((75, 50))])
+    assert cli.main(["encode", str(tmp_path / "x.jpg")]) == 0
+    with Image.open(tmp_path / "x.mcq") as image:
+        assert image.size == small.size
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -223,6 +234,109 @@ def test_decoded_png_keeps_xmp_and_comment(tmp_path: Path, small: Image.Image) -
         image.load()
         assert image.info["Comment"] == "hello"
         assert image.info["xmp"] == b"<x/>"
+
+
+def test_comment_of_a_png_comes_back(tmp_path: Path, small: Image.Image) -> None:
+    small.save(tmp_path / "a.mcq", comment="grüße")
+    assert cli.main(["decode", str(tmp_path / "a.mcq")]) == 0
+    assert cli.main(["encode", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.mcq")]) == 0
+    with Image.open(tmp_path / "b.mcq") as image:
+        assert image.info["comment"] == "grüße".encode()
+
+
+def test_metadata_after_the_pixels_is_kept(tmp_path: Path, small: Image.Image) -> None:
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    text = b"iTXtXML:com.adobe.xmp\0\0\0\0\0<x/>"
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(file.getvalue()[:-12] + chunk + file.getvalue()[-12:])
+    assert cli.main(["encode", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.mcq") as image:
+        assert image.info["xmp"] == b"<x/>"
+
+
+def test_a_tiff_is_turned_once(tmp_path: Path, small: Image.Image) -> None:
+    """Pillow turns the pixels of a TIFF as it loads them, and takes the tag away."""
+    small.save(tmp_path / "a.tif", tiffinfo={274: 6})
+    assert cli.main(["encode", str(tmp_path / "a.tif")]) == 0
+    with Image.open(tmp_path / "a.mcq") as image:
+        assert image.size == (small.height, small.width)
+        assert 274 not in image.getexif()
+
+
+def test_text_named_dpi_is_no_resolution(tmp_path: Path, small: Image.Image) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("dpi", "300")
+    small.save(tmp_path / "a.png", pnginfo=text)
+    assert cli.main(["encode", str(tmp_path / "a.png")]) == 0
+
+
+def test_a_profile_of_cmyk_does_not_go_with_rgb(tmp_path: Path, small: Image.Image) -> None:
+    profile = bytes(12) + b"prtrCMYKLab " + bytes(104)
+    small.convert("CMYK").save(tmp_path / "a.jpg", icc_profile=profile)
+    assert cli.main(["encode", str(tmp_path / "a.jpg")]) == 0
+    with Image.open(tmp_path / "a.mcq") as image:
+        assert (image.mode, image.info.get("icc_profile")) == ("RGB", None)
+
+
+def test_a_glob_of_folders_is_searched(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["encode", f"{tmp_path}/i*", "-o", str(tmp_path / "mcq")]) == 0
+    assert sorted(p.name for p in (tmp_path / "mcq").rglob("*.mcq")) == ["a.mcq", "b.mcq"]
+    (folder / "a.png").unlink()  # one picture, still in a folder
+    assert cli.main(["encode", f"{tmp_path}/i*", "-o", str(tmp_path / "new.mcq")]) == 0
+    assert (tmp_path / "new.mcq" / "sub" / "b.mcq").is_file()
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_decoding_into_a_folder_with_a_dot(made: bool, tmp_path: Path, small_file: bytes) -> None:
+    (tmp_path / "a.mcq").write_bytes(small_file)
+    if made:
+        (tmp_path / "out.d").mkdir()
+    out = f"{tmp_path}/out.d" + ("" if made else "/")
+    assert cli.main(["decode", str(tmp_path / "a.mcq"), "-o", out]) == 0
+    assert (tmp_path / "out.d" / "a.png").is_file()
+
+
+def test_what_was_refused_is_not_skipped_later(
+    folder: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """a.png would have a.bmp's output: in a first run, and when that output is there."""
+    small.save(folder / "a.bmp")
+    for _ in range(2):
+        assert cli.main(["encode", "--skip-existing", str(folder / "a.[bp]*")]) == 1
+        assert "already the output of another input" in capsys.readouterr().err
+
+
+def test_a_file_named_twice_is_one_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), str(folder / "*.png")]) == 0
+    assert "encoded 1 of 1 files" in capsys.readouterr().out
+
+
+def test_a_parent_that_is_a_file_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), "--overwrite", "-o", f"{folder}/notes.txt/x.mcq"]) == 1
+    assert "--overwrite" not in (said := capsys.readouterr().err)
+    assert "cannot write" in said
+
+
+def test_names_that_the_terminal_cannot_show(
+    tmp_path: Path, small_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "写真.mcq"
+    path.write_bytes(small_file)
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "cp1252", write_through=True))
+    assert cli.main(["verify", str(path)]) == 0
+    assert rb"\u5199\u771f.mcq: ok" in raw.getvalue()
+    assert cli.main(["info", str(path)]) == 0
+    assert cli.main(["encode", str(PHOTO), "-o", str(tmp_path / "写.mcq")]) == 0
+
+
+def test_a_comment_does_not_steer_the_terminal(
+    tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.save(tmp_path / "a.mcq", comment=b"red \x1b[31m, \xc3\xa9t\xc3\xa9")
+    assert cli.main(["info", str(tmp_path / "a.mcq")]) == 0
+    assert r"comment: red \x1b[31m, été" in capsys.readouterr().out
 
 
 def test_trailing_slash_names_a_folder(folder: Path, tmp_path: Path) -> None:

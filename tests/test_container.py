@@ -158,6 +158,14 @@ def test_forged_length_allocates_nothing() -> None:
     assert peak < 1 << 20
 
 
+def test_more_chunks_than_anybody_writes_are_refused() -> None:
+    start, chunk = container.write_header(HEADER), container.write_chunk(b"z", b"")
+    end = container.write_chunk(container.CODES, b"word" * 30)
+    container.read(io.BytesIO(start + 256 * chunk + end))
+    with pytest.raises(BadFileError, match="more than 256 chunks"):
+        container.read(io.BytesIO(start + 257 * chunk + end))
+
+
 def test_chunk_twice_is_refused() -> None:
     data = file_of({b"c": b"x"})
     start = len(container.write_header(HEADER))

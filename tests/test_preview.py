@@ -58,7 +58,7 @@ def test_preview_of_small_pictures(size: tuple[int, int], scale: int, photo: Ima
     assert preview.shape == (-(-size[1] // scale), -(-size[0] // scale), 3)
 
 
-@pytest.mark.parametrize("scale", [0, 3, 16, -1, 2.5, True, "2", None])
+@pytest.mark.parametrize("scale", [0, 3, 16, -1, 2.5, 2.0, True, "2", None])
 def test_other_scales_are_refused(scale: object, cut: Image.Image) -> None:
     with pytest.raises(ValueError, match="scale must be one of"):
         pillow_mcquic.decode(to_bytes(cut), scale=scale)  # type: ignore[arg-type]

@@ -81,6 +81,8 @@ def test_encode_of_a_batch_and_of_several(photo: Image.Image) -> None:
         torch.zeros(8, 8, dtype=torch.uint8),
         torch.zeros(3, 0, 8, dtype=torch.uint8),
         torch.zeros(2, 4, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 3, 0, 8, dtype=torch.uint8),
+        torch.zeros(0, 3, 8, 8, dtype=torch.uint8),
         [np.zeros((3, 8, 8), np.uint8)],
     ],
 )

@@ -183,6 +183,17 @@ def test_a_task_that_kills_its_process_is_the_only_failure() -> None:
     assert {o.name: o.error for o in outcomes if o.error} == {"c": "its worker process was killed (out of memory?)"}
 
 
+def die_on_consonants(task: Task) -> Outcome:
+    if task.name not in "aei":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(task.name, task.target, task.state)
+
+
+def test_many_tasks_that_kill_their_process_are_failures_too() -> None:
+    outcomes = list(transcode.in_processes(die_on_consonants, [Task(n, n, "", False) for n in "abcdefi"], workers=2))
+    assert sorted(o.name for o in outcomes if o.error) == ["b", "c", "d", "f"]
+
+
 def many(folder: Path, photo: Image.Image, count: int) -> Path:
     folder.mkdir()
     for i in range(count):
@@ -253,12 +264,47 @@ def read(path: Path) -> bytes:
         return b""
 
 
-def test_manifest_cut_short_by_a_kill(tree: Path) -> None:
+@pytest.mark.parametrize("lost", [1, 2, 10])
+def test_manifest_cut_short_by_a_kill(lost: int, tree: Path) -> None:
     run(tree)
     manifest = tree.parent / "dst" / transcode.MANIFEST
-    manifest.write_bytes(manifest.read_bytes()[:-10])
+    manifest.write_bytes(manifest.read_bytes()[:-lost])
     assert run(tree)["files"] == 1  # the one whose line is lost
     assert run(tree)["skipped"] == 3
+
+
+@pytest.mark.parametrize("kept", [0, 5, -1])
+def test_manifest_cut_short_in_its_first_line(kept: int, tree: Path) -> None:
+    run(tree, target="other")
+    line = (tree.parent / "other" / transcode.MANIFEST).read_bytes().splitlines(keepends=True)[0]
+    manifest = tree.parent / "dst" / transcode.MANIFEST
+    manifest.parent.mkdir()
+    manifest.write_bytes(line.replace(b"other", b"dst")[:kept])
+    assert run(tree)["files"] == 3
+    assert run(tree)["skipped"] == 3
+
+
+def test_own_files_stay_own_after_a_failure(tree: Path) -> None:
+    run(tree, "-q", "2")
+    good = (tree / "a.png").read_bytes()
+    (tree / "a.png").write_bytes(good[:200])
+    assert sorted(run(tree, "-q", "2", status=1)["failures"]) == ["a.png"]
+    (tree / "a.png").write_bytes(good)
+    assert names(run(tree, "-q", "3")) == ["a.png", "b/c.jpg", "b/d.webp"]
+
+
+def test_a_run_stopped_early_owns_only_what_it_began(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transcode, "convert", stop)
+        assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--workers", "1"]) == 130
+    out = tree.parent / "dst"
+    (out / "b").mkdir()
+    (out / "b" / "d.mcq").write_bytes(b"precious")
+    assert sorted(run(tree, status=1)["failures"]) == ["b/d.webp"]
+    assert (out / "b" / "d.mcq").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize("text", ["no json\n{}\n", '{"other": 1}\n\n', "[1]\n\n", '{"precious": 1}'])

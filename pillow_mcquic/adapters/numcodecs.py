@@ -25,8 +25,12 @@ class Mcq(Codec):  # type: ignore[misc]
         self.effort = effort
 
     def encode(self, buf: Any) -> bytes:
-        """Pixels -> bytes; ValueError for another type or shape."""
-        return stack.encode(np.ascontiguousarray(ensure_ndarray(buf)), quality=self.level, effort=self.effort)
+        """Pixels -> bytes; ValueError for another type, shape or order in memory."""
+        pixels = ensure_ndarray(buf)
+        if pixels.flags.f_contiguous and not pixels.flags.c_contiguous:
+            # an array of Zarr 2 stored with order="F" would read what comes back in that order, scrambled
+            raise ValueError("pixels must be in C order, got Fortran order: store the array with order='C'")
+        return stack.encode(np.ascontiguousarray(pixels), quality=self.level, effort=self.effort)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
         """Bytes -> pixels, into `out` where given; OSError when they are damaged."""

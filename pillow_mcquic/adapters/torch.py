@@ -86,12 +86,11 @@ def encode_tensor(
     fixed, effort = codec.quality_in_256ths(quality), codec.check_effort(effort)
     if not isinstance(images, Tensor):
         return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
+    images = _checked(images)
     if images.ndim == 4:
-        parts = [
-            _checked(images)[part] for part in _batches(list(range(len(images))), (images.shape[2], images.shape[3]))
-        ]
-        return [data for part in parts for data in _encode(part, fixed, effort)]
-    return _encode(_checked(images)[None], fixed, effort)[0]
+        parts = _batches(list(range(len(images))), (images.shape[2], images.shape[3]))
+        return [data for part in parts for data in _encode(images[part], fixed, effort)]
+    return _encode(images[None], fixed, effort)[0]
 
 
 def _checked(images: Tensor) -> Tensor:
