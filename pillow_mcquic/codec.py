@@ -31,7 +31,7 @@ QUALITY_DEFAULT = 4.0
 EFFORT_DEFAULT = 1
 REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
-STRIP_POSITIONS = 256  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
+STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
 EVERY_POSITION = 1 << 60  # on other devices: one strip
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
@@ -172,10 +172,6 @@ class Engine:
     def _quality(self, quality: int) -> Tensor:
         return self.torch.tensor([quality / container.QUALITY_ONE], dtype=self.torch.float32, device=self.device)
 
-    def _unit(self) -> Tensor:
-        """1 / 255 as a tensor: times a plain number, uint8 would become the caller's default dtype."""
-        return self.torch.tensor(1 / 255, dtype=self.torch.float32)
-
     def _floats(self, B: int, C: int, h: int, w: int, dtype: torch.dtype | None = None) -> Tensor:
         """(B, C, h, w) float32 or `dtype`, channels-last."""
         kind = self.torch.float32 if dtype is None else dtype
@@ -273,12 +269,12 @@ class Engine:
 
     def _enter(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`Model.enter` for uint8 pixels (B, 3, h * 16, w * 16), strip by strip."""
-        model, unit = self.model, self._unit()
+        model = self.model
         B, _, H, W = images.shape
         linear = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
         entered = self._floats(B, model.config.analysis_width_8, H // 8, W // 8, self.dtype)
         for strip, _ in windows(H // 16, W // 16, self.strip_positions // B, 0):
-            linear[strip], entered[magnified(strip, 2)] = model.enter(images[magnified(strip, 16)] * unit)
+            linear[strip], entered[magnified(strip, 2)] = model.enter(images[magnified(strip, 16)])
         return linear, entered
 
     def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:

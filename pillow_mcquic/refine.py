@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import coder
 from .codec import Engine, magnified, windows, within
+from .model.network import unit_range
 
 RATE, LAST_RATE = 0.2, 0.02  # quantiser steps that a latent moves in the first round and in the last
 MEMORY = 0.7, 0.9  # of Adam's running means, of slopes and of their squares
@@ -79,7 +80,7 @@ def distort(
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
     for inner, outer in windows(h, w, engine.tile_positions, model.synthesis_reach):
         z1 = engine.latent(codes[outer], classes[outer], features[outer], quality)
-        x = image[magnified(inner, 16)] * engine._unit()
+        x = unit_range(image[magnified(inner, 16)])
         with torch.set_grad_enabled(want_gradient):
             decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], quality)
             decoded = decoded[magnified(within(inner, outer), 16)]

@@ -117,9 +117,7 @@ def chosen_words(value: float, words: list[list[float]], prices: list[list[float
     bits = [torch.tensor(s)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, s in enumerate(prices)]
     nil = torch.zeros(1, 1, dtype=torch.int64)
     rates = Rates(bits, nil, nil)
-    return [
-        c.item() for c in search(torch.tensor([[[value]]]), books, rates, Choice(books[-1], bits[-1], error_per_bit))
-    ]
+    return [c.item() for c in search(torch.tensor([[[value]]]), books, rates, Choice(books, bits[-1], error_per_bit))]
 
 
 @pytest.mark.parametrize(("value", "chosen"), [(0.9, 1), (0.6, 0), (0.66, 1), (0.64, 0)])
@@ -157,7 +155,7 @@ def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
         ],
         -1,
     )
-    found = Choice(words, bits, 0.2)(vectors.flatten(0, 1), rates.row(0, busy).flatten(), rates.flat())
+    found = Choice([words], bits, 0.2)(vectors.flatten(0, 1), rates.row(0, busy).flatten(), rates.flat())
     assert torch.equal(found.view(groups, count), losses.argmin(-1))
 
 
@@ -195,7 +193,7 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
             loss += price * torch.stack([rates.of(stage, busy, every[..., i]) for i in range(60)], -1)
         return torch.zeros_like(low) if stage < forced else loss.argmin(-1)
 
-    found = search(vectors, words, rates, Choice(words[-1], bits[-1], price))
+    found = search(vectors, words, rates, Choice(words, bits[-1], price))
     cost, busy = spend(lambda stage, *_: found[stage])
     least = torch.stack([spend(partial(tried, forced))[0] for forced in range(len(words))]).min(0).values
     assert torch.allclose(cost, least, rtol=1e-4, atol=1e-4)

@@ -108,6 +108,11 @@ def per_channel(rows: Tensor) -> Tensor:
     return rows[:, :, None, None]
 
 
+def unit_range(x: Tensor) -> Tensor:
+    """Pixels as float32 in 0..1, from such or from uint8."""
+    return x.float().mul_(1 / 255) if x.dtype == torch.uint8 else x.float()
+
+
 def to_patches(x: Tensor, step: int) -> Tensor:
     """Planes (B, C, H, W) -> patches (B, H / step, W / step, step * step * C), in the order (row, column, channel).
 
@@ -448,14 +453,15 @@ class Model(nn.Module):
         return self.analyse_features(linear, self.analyse_entered(entered), quality)
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels -> linear shortcut (B, n1, h, w) float32, and first features (B, width, 2h, 2w).  Reach: 0."""
-        rows = to_patches(x.float(), 16) - self.patch_mean
+        """Pixels, uint8 too -> linear shortcut (B, n1, h, w) float32, first features (B, width, 2h, 2w).  Reach: 0."""
+        # bytes are moved, not floats
+        rows, patches = (unit_range(to_patches(x, step)) for step in (16, 8))
+        rows = rows - self.patch_mean
         with torch.autocast(x.device.type, enabled=False):
             large = F.linear(rows, self.klt_analysis[:LARGE])
         small = F.linear(rows, self.klt_analysis[LARGE:])
         linear = torch.cat([large, small.float()], -1).permute(0, 3, 1, 2)
-        patches = (to_patches(x, 8) - 0.5).permute(0, 3, 1, 2)
-        return linear, self.analysis_8[0](patches)
+        return linear, self.analysis_8[0]((patches - 0.5).permute(0, 3, 1, 2))
 
     def analyse_entered(self, entered: Tensor) -> Tensor:
         """The rest of what no quality changes: first features -> features (B, width, h, w)."""

@@ -10,6 +10,7 @@ further apart, as the eye, and MS-SSIM, forgive there what they see in a quiet p
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -209,7 +210,7 @@ class Rates:
             self.bits, self.group.flatten(), self.low.flatten(), None if self.share is None else self.share.flatten()
         )
 
-    def some(self, at: Tensor) -> Rates:
+    def some(self, at: Tensor | slice) -> Rates:
         """Of a list of vectors those at some places."""
         return Rates(self.bits, self.group[at], self.low[at], None if self.share is None else self.share[at])
 
@@ -239,17 +240,24 @@ def of_tables(radii: Sequence[Tensor], row: Tensor, rates: Rates) -> list[Tensor
 
 
 class Choice:
-    """Choice of a word by error and rate, prepared once for given words and prices.
+    """Choice of the last stage's word by error and rate, prepared once for given words and prices.
 
-    words (groups, K, dim); bits (groups, contexts, classes, K); error_per_bit: the squared error a saved bit is worth.
+    words: of each stage (groups, K, dim); bits: of the last (groups, contexts, classes, K); error_per_bit: the squared
+    error a saved bit is worth.  `quiet` (groups, tables): the norm below which a vector, under that table of the last
+    stage while it is in context 0, gets word 0 at every stage.
     """
 
-    def __init__(self, words: Tensor, bits: Tensor, error_per_bit: float) -> None:
+    def __init__(self, words: Sequence[Tensor], bits: Tensor, error_per_bit: float) -> None:
         self.error_per_bit = error_per_bit
-        self.zero = words[:, 0]
+        last = words[-1]
+        self.zero = last[:, 0]
         price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
-        self.radii = ball_radii(words, price)
-        self.words = torch.cat([words, half_energy(words), price.transpose(1, 2) / -2], 2)
+        self.radii = ball_radii(last, price)
+        self.words = torch.cat([last, half_energy(last), price.transpose(1, 2) / -2], 2)
+        # with word 0 at every stage so far the rest lies within `drift` of the vector
+        drift = torch.stack([torch.linalg.vector_norm(stage[:, 0], dim=-1) for stage in words]).sum(0)
+        clear = [clear_distances(stage)[0].sqrt()[:, None] for stage in words[:-1]]
+        self.quiet = functools.reduce(torch.minimum, clear, self.radii[0]) - drift[:, None]
 
     def __call__(self, vectors: Tensor, row: Tensor, rates: Rates) -> Tensor:
         """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (M, dim): (M,) int64.
@@ -285,36 +293,29 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
     """
     shape, vectors, rates = vectors.shape[:2], vectors.flatten(0, 1), rates.flat()
     every = torch.arange(len(vectors), device=vectors.device)
-    picking = vectors.device.type == "cpu"  # on CUDA it costs more than it saves
-    at = undecided(vectors, words, rates, choice).nonzero()[:, 0] if picking else every
-    vectors, rates = vectors[at], rates.some(at)
+    at = every
+    if vectors.device.type == "cpu":  # on CUDA picking costs more than it saves
+        limit = of_tables([choice.quiet], rates.low, rates)[0]
+        at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
+    found = best_words(vectors[at], words, rates.some(at), choice)
+    return [torch.zeros_like(every).index_copy_(0, at, index).view(shape) for index in found]
+
+
+def best_words(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
+    """`search` for a list of vectors (M, dim) of groups that grow, all of them tried: indices of each stage, (M,)."""
+    picking = vectors.device.type == "cpu"
     latest, least = greedy(vectors, words, rates, choice, 0)
     best = [index.clone() for index in latest]
     for forced in range(1, len(words)):
         # where the last round had word 0 anyway, this one would find the same again
-        mine = (latest[forced - 1] != 0).nonzero()[:, 0] if picking else every
+        mine = (latest[forced - 1] != 0).nonzero()[:, 0] if picking else slice(None)
         codes, loss = greedy(vectors[mine], words, rates.some(mine), choice, forced)
         better = loss < least[mine]
         least[mine] = torch.where(better, loss, least[mine])
         for new, old, winner in zip(codes, latest, best, strict=True):
             old[mine] = new
             winner[mine] = torch.where(better, new, winner[mine])
-    return [torch.zeros_like(every).index_copy_(0, at, index).view(shape) for index in best]
-
-
-def undecided(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> Tensor:
-    """Of vectors (M, dim), arguments as of `search`: which could get any other word than word 0 at any stage.
-
-    With word 0 at every stage so far the rest lies within `drift` of the vector, and the tables are those of context 0:
-    a vector inside every stage's innermost radius, less the drift, stays there to the end.
-    """
-    limit = of_tables(choice.radii[:1], rates.low, rates)[0]
-    if len(words) > 1:
-        clear = torch.stack([clear_distances(stage)[0] for stage in words[:-1]]).min(0).values
-        limit = torch.minimum(limit, clear.sqrt()[rates.group])
-    drift = torch.stack([torch.linalg.vector_norm(stage[:, 0], dim=-1) for stage in words]).sum(0)
-    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1) >= limit - drift[rates.group]
-    return found
+    return best
 
 
 def greedy(
@@ -427,10 +428,21 @@ class Codebooks(nn.Module):
         (B, groups * stages, h, w).
         """
         B, _, h, w = x.shape
+        vectors = x.permute(0, 2, 3, 1).reshape(-1, self.bank.groups, self.bank.dim)
         classes = classes.transpose(0, 1).flatten(1)
-        rows = self.rows(x) / self.steps(classes)
-        codes = search(rows, list(self.words), Rates(costs.bits, group_of(rows), classes.long()), costs.choice)
-        return torch.stack(codes, 1).to(torch.int16).reshape(-1, B, h, w).transpose(0, 1)
+        if x.device.type == "cpu":  # on CUDA picking costs more than it saves
+            norm = torch.linalg.vector_norm(vectors, dim=-1).t()
+            loud = norm >= torch.gather(costs.quiet, 1, classes.long())
+        else:
+            loud = torch.ones_like(classes, dtype=torch.bool)
+        group, at = loud.nonzero(as_tuple=True)
+        kind = classes[group, at].long()
+        chosen = vectors[at, group] / self.log_step.exp()[group, step_row(kind), None]
+        found = best_words(chosen, list(self.words), Rates(costs.bits, group, kind), costs.choice)
+        codes = torch.zeros(self.bank.groups, len(self.words), len(vectors), dtype=torch.int16, device=x.device)
+        for stage, index in enumerate(found):
+            codes[group, stage, at] = index.to(torch.int16)
+        return codes.view(-1, B, h, w).transpose(0, 1)
 
     def slopes(
         self, x: Tensor, codes: Tensor, classes: Tensor, gradient: Tensor, costs: Costs, temperature: float
@@ -472,11 +484,16 @@ class Codebooks(nn.Module):
 
 
 class Costs:
-    """What the words of a bank cost the encoder: `bits` for each stage (groups, contexts, classes, K), and `choice`."""
+    """What the words of a bank cost the encoder: `bits` for each stage (groups, contexts, classes, K), and `choice`.
+
+    `quiet` (groups, classes): the norm below which a vector gets word 0 at every stage, before it is divided by a step.
+    """
 
     def __init__(self, codebooks: Codebooks, bits: Sequence[Tensor], error_per_bit: float) -> None:
         self.bits = [table.to(codebooks.words[0].device) for table in bits]
-        self.choice = Choice(codebooks.words[-1].detach(), self.bits[-1], error_per_bit)
+        self.choice = Choice([words.detach() for words in codebooks.words], self.bits[-1], error_per_bit)
+        classes = torch.arange(bits[0].shape[2], device=codebooks.words[0].device).expand(len(self.bits[0]), -1)
+        self.quiet = self.choice.quiet[:, : classes.shape[1]] * codebooks.steps(classes).detach()[..., 0]
 
 
 class Quantiser(nn.Module):

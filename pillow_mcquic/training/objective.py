@@ -148,7 +148,7 @@ class BankTables(nn.Module):
         with torch.no_grad():
             group = group_of(rows)
             rates = Rates([table.detach() for table in bits], group, low, share.detach())
-            choice = Choice(codebooks.words[-1], rates.bits[-1], self.error_per_bit)
+            choice = Choice(list(codebooks.words), rates.bits[-1], self.error_per_bit)
             codes = search(rows, list(codebooks.words), rates, choice)
         learned = Rates(bits, group, low, share)
         total, rounded = torch.zeros_like(rows), torch.zeros_like(rows)
