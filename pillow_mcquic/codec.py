@@ -333,14 +333,17 @@ class Engine:
 
         hidden: of `_hidden_1`.
         """
+        from .model.prior import pad
+
         torch, prior = self.torch, self.weights.prior
-        energy = torch.empty((len(hidden), 0, *size), dtype=torch.int16, device=self.device)
+        h, w = size
+        energy = torch.empty((len(hidden), 0, h + 2, w + 2), dtype=torch.int16, device=self.device)
         codes, classes = [], []
         for bank in range(banks):
             known = zip(hidden, energy, strict=True)
             classes.append(torch.stack([prior.classes_1(bank, above, before, quality) for above, before in known]))
             codes.append(codes_of(bank, classes[-1]))
-            energy = torch.cat([energy, torch.stack([prior.log_energy(bank, mine) for mine in codes[-1]])], 1)
+            energy = torch.cat([energy, torch.stack([pad(prior.log_energy(bank, mine)) for mine in codes[-1]])], 1)
         return torch.cat(codes, 1), torch.cat(classes, 1)
 
     def classes(self, codes: list[Tensor], quality: int) -> list[Tensor]:

@@ -27,7 +27,7 @@ ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
 LOG_ENERGY_MAX = 53 * ACTIVATION_ONE  # of a number that float64 holds exactly
-EXACT = 1 << 53
+EXACT = (1 << 53) - WEIGHT_ONE  # with room for what rounding adds
 STRIP = 4096  # positions computed at once
 
 
@@ -39,14 +39,14 @@ def at_quality(table: Tensor, quality: int) -> Tensor:
     return torch.div(mixed + QUALITY_ONE // 2, QUALITY_ONE, rounding_mode="floor")
 
 
-def scaled(x: Tensor) -> Tensor:
-    """Products back to the scale of activations, rounded half up, in place."""
-    return x.div_(WEIGHT_ONE).add_(0.5).floor_()
+def scaled(x: Tensor, bias: Tensor) -> Tensor:
+    """Products, and their bias, back to the scale of activations, rounded half up, in place."""
+    return x.add_(bias + WEIGHT_ONE // 2).div_(WEIGHT_ONE).floor_()
 
 
 def to_class(x: Tensor, classes: int) -> Tensor:
-    """Fixed-point class values -> table indices 0..classes-1, uint8."""
-    return torch.floor(x / CLASS_ONE + 0.5).clamp(0, classes - 1).to(torch.uint8)
+    """Fixed-point class values -> table indices 0..classes-1, rounded half up, uint8."""
+    return (x / CLASS_ONE).add_(0.5).clamp_(0, classes - 1).to(torch.uint8)  # which cuts off what is behind the point
 
 
 def worst(weight: Tensor, bias: Tensor, largest: int) -> float:
@@ -61,13 +61,13 @@ def check_bounds(*sums: float) -> None:
 
 
 def neighbourhood_product(weights: Tensor, padded: Tensor) -> Tensor:
-    """weight . (3x3 around each position): of `by_row`, (C, h+2, w+2) -> (outputs, h, w).
+    """weight . (3x3 around each position): of `by_row`, (C, h+2, w+2) of any type -> (outputs, h, w) float64.
 
     The three columns side by side as inputs, the three rows as outputs, summed after: less to copy than with nine
     of either.
     """
     h, w = padded.shape[1] - 2, padded.shape[2] - 2
-    columns = torch.cat([padded[:, :, left : left + w] for left in range(3)])
+    columns = torch.cat([padded[:, :, left : left + w] for left in range(3)]).to(torch.float64)
     products = (weights @ columns.flatten(1)).view(3, -1, h + 2, w)
     return (products[0, :, :h] + products[1, :, 1 : 1 + h]).add_(products[2, :, 2:])
 
@@ -80,8 +80,8 @@ def by_row(weight: Tensor) -> Tensor:
 
 def pad(x: Tensor) -> Tensor:
     """(C, h, w) -> (C, h+2, w+2), edges replicated."""
-    rows, columns = (torch.arange(-1, n + 1, device=x.device).clamp(0, n - 1) for n in x.shape[1:])
-    return x[:, rows][:, :, columns]
+    x = torch.cat([x[:, :1], x, x[:, -1:]], 1)
+    return torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
 
 
 class IntegerClassNetwork:
@@ -124,21 +124,21 @@ class IntegerClassNetwork:
         strips = []
         for top in range(0, h, rows):
             part = padded[:, top : min(h, top + rows) + 2]
-            near = scaled((enter @ part.flatten(1)).add_(bias)).clamp_(0, ACTIVATION_MAX)
+            near = scaled(enter @ part.flatten(1), bias).clamp_(0, ACTIVATION_MAX)
             near = near.view(-1, *part.shape[1:])
             centre = near[:, 1:-1, 1:-1]
-            total = neighbourhood_product(neighbours, near).add_(self.neighbours_bias.to(device)[:, None, None])
-            x = scaled(total).clamp_(min=0).add_(centre)
+            total = neighbourhood_product(neighbours, near)
+            x = scaled(total, self.neighbours_bias.to(device)[:, None, None]).clamp_(min=0).add_(centre)
             strips.append(x.clamp_(max=ACTIVATION_MAX).int())
         return torch.cat(strips, 1)
 
     def outputs(self, hidden: Tensor, quality: int, which: slice) -> Tensor:
         """Hidden activations (width, h, w) -> some of the outputs (n, 2h, 2w) float64, in fixed-point classes."""
         _, h, w = hidden.shape
-        weight, bias = (t[which].flatten(0, 1).to(hidden.device) for t in (self.leave, self.leave_bias))
-        out = (weight @ hidden.flatten(1).to(torch.float64)).add_(bias[:, None])
-        fine = F.pixel_shuffle(out.view(1, -1, h, w), 2)[0]
-        return fine.add_(at_quality(self.class_bias[:, which].to(hidden.device), quality)[:, None, None])
+        weight = self.leave[which].flatten(0, 1).to(hidden.device)
+        bias = self.leave_bias[which] + at_quality(self.class_bias[:, which], quality)[:, None]
+        out = (weight @ hidden.flatten(1).to(torch.float64)).add_(bias.flatten()[:, None].to(hidden.device))
+        return F.pixel_shuffle(out.view(1, -1, h, w), 2)[0]
 
 
 class IntegerContextNetwork:
@@ -157,9 +157,9 @@ class IntegerContextNetwork:
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Padded log energies (inputs, h+2, w+2), hidden input (width, h, w) -> fixed-point classes (groups, h, w)."""
         device = coarse.device
-        x = neighbourhood_product(self.enter.to(device), log_energy.to(torch.float64))
-        x += coarse * (PRODUCT_ONE // CLASS_ONE) + self.enter_bias.to(device)[:, None, None]
-        x = scaled(x).clamp_(0, ACTIVATION_MAX)
+        x = neighbourhood_product(self.enter.to(device), log_energy)
+        x.add_(coarse, alpha=PRODUCT_ONE // CLASS_ONE)
+        x = scaled(x, self.enter_bias.to(device)[:, None, None]).clamp_(0, ACTIVATION_MAX)
         out = (self.leave.to(device) @ x.flatten(1)).add_(self.leave_bias.to(device)[:, None])
         return out.view(-1, *coarse.shape[1:])
 
@@ -249,15 +249,14 @@ class Prior:
     def classes_1(self, bank: int, hidden: Tensor, log_energy: Tensor, quality: int) -> Tensor:
         """Classes of a bank of y1 (groups, h, w) uint8.
 
-        hidden: of `hidden_1`; log_energy: of all earlier banks, (their groups, h, w).
+        hidden: of `hidden_1`; log_energy: of all earlier banks, padded, (their groups, h + 2, w + 2).
         """
-        _, h, w = log_energy.shape
+        h, w = log_energy.shape[1] - 2, log_energy.shape[2] - 2
         banks = self.config.level1
         first = sum(b.groups for b in banks[:bank])
         mine = slice(first, first + banks[bank].groups)
         width = self.config.context_width
         inputs = sum(b.groups for b in banks) + (bank - 1) * width
-        padded = pad(log_energy) if bank else log_energy
         rows = max(1, STRIP // w // 2)  # of the level-2 grid
         strips = []
         for top in range(0, hidden.shape[1], rows):
@@ -267,7 +266,7 @@ class Prior:
             if bank:
                 coarse = self.network_1.outputs(part, quality, slice(inputs, inputs + width))
                 coarse = coarse[:, : end - start, :w]
-                classes = classes + self.contexts[bank - 1](padded[:, start : end + 2], coarse)
+                classes = classes + self.contexts[bank - 1](log_energy[:, start : end + 2], coarse)
             strips.append(to_class(classes, self.config.classes))
         return torch.cat(strips, 1)
 
