@@ -67,6 +67,7 @@ def load_weights(model_id: bytes) -> Weights:
     from . import weights
 
     runtime.prepare_thread_pool()
+    runtime.keep_freed_memory()
     # tensors made in a caller's inference mode could not take part in a refinement
     with runtime.lock, torch.inference_mode(False):
         if model_id not in _loaded:

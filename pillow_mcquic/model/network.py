@@ -194,6 +194,16 @@ class Pointwise(nn.Module):
         self.deviation = scale / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self._reduced: tuple[Tensor, Tensor] | None = None
+
+    def reduced(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias in another precision; of a layer that does not learn they are made once."""
+        if self.weight.requires_grad:
+            return self.weight.to(dtype), self.bias.to(dtype)
+        if self._reduced is None or self._reduced[0].dtype != dtype:
+            with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
+                self._reduced = self.weight.to(dtype), self.bias.to(dtype)
+        return self._reduced
 
     def forward(self, x: Tensor) -> Tensor:
         return to_planes(self.of_rows(to_rows(x)), x)
@@ -202,11 +212,10 @@ class Pointwise(nn.Module):
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
         assert not leaky or onto is None
         if rows.device.type == "cpu" and one_pass():
+            weight, bias = self.weight, self.bias
             if torch.is_autocast_enabled("cpu"):
                 dtype = torch.get_autocast_dtype("cpu")
-                rows, weight, bias = rows.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
-            else:
-                weight, bias = self.weight, self.bias
+                rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
             if {t.dtype for t in (rows, weight, onto) if t is not None} == {torch.bfloat16}:
                 return Affine.apply(rows, weight, bias, leaky, onto)  # type: ignore[no-any-return,no-untyped-call]
         result = F.linear(rows, self.weight, self.bias)
