@@ -297,14 +297,11 @@ class Engine:
                 scaled = [(y2 - mean) * model.gain(2, q)]
             elif level == 2:
                 features = self._predict_1(codes, classes, features, mean, q, sizes[0])
-                tiled(scale, [(y1, 1), (features, 1)], y1, 1, model.mean_reach, self.tile_positions)
+                for inner, outer in windows(h, w, self.tile_positions // B, model.mean_reach):
+                    y1[inner][:, : model.deep] -= model.mean_1(features[outer])[within(inner, outer)]
+                y1.mul_(model.gain(1, q))
                 scaled = self.torch.split(y1, model.quantiser1.channel_split, 1)
             return codes
-
-        def scale(latent: Tensor, features: Tensor) -> Tensor:
-            residual = latent * model.gain(1, q)
-            residual[:, : model.deep] -= model.mean_1(features) * model.gain(1, q)[:, : model.deep]
-            return residual
 
         return self._parse(code, quality, sizes, B, len(model.config.level1))
 
