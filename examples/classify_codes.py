@@ -12,7 +12,7 @@ from torch import nn
 
 from pillow_mcquic.adapters.torch import decode_tensor, read_codes
 
-WORDS = 256  # of the largest codebook
+WORDS = 1536  # of the largest codebook
 
 
 def fit(x: torch.Tensor, y: torch.Tensor, network: nn.Module, steps: int = 100) -> float:

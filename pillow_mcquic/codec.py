@@ -5,6 +5,7 @@ Everything above (Pillow plugin, command line, other libraries) goes through `en
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import zlib
@@ -165,10 +166,12 @@ class Engine:
         if self.device.type != "cpu":
             self.model, self.costs = _on_device(weights, self.device)
 
-    def networks(self) -> torch.autocast:
-        """Context in which the networks run at the chosen precision; touches this thread only."""
+    @contextlib.contextmanager
+    def networks(self) -> Iterator[None]:
+        """Context in which the networks run at the chosen precision, and what is float32 by design stays it."""
         reduced = self.dtype == self.torch.bfloat16
-        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=reduced)
+        with runtime.full_products(), self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=reduced):
+            yield
 
     def _quality(self, quality: int) -> Tensor:
         return self.torch.tensor([quality / container.QUALITY_ONE], dtype=self.torch.float32, device=self.device)

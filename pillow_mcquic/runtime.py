@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +71,12 @@ def _check_precision(precision: str) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _forked, lock
+    global _forked, lock, _at_work, _before
     _forked = True
+    _at_work = 0  # threads of the parent are not here
+    if _before is not None:
+        _before()
+        _before = None
     lock = threading.Lock()  # the parent may have held it in another thread
 
 
@@ -96,6 +103,54 @@ def prepare_thread_pool() -> None:
 FREED_BLOCK = (32 << 20) - (64 << 10)  # glibc's heuristic ends at 32 MB
 
 
+_at_work = 0  # blocks of `full_products` that are open
+_before: Callable[[], None] | None = None  # brings back what they changed
+
+
+@contextlib.contextmanager
+def full_products() -> Iterator[None]:
+    """Context in which torch multiplies float32 as float32, whatever the caller lets it do.
+
+    The setting is the process's, so it stays until the last thread is through.
+    """
+    global _at_work, _before
+    with lock:
+        _at_work += 1
+        if _at_work == 1:
+            _before = _multiply_fully()
+    try:
+        yield
+    finally:
+        with lock:
+            _at_work -= 1
+            if _at_work == 0 and _before is not None:
+                _before()
+                _before = None
+
+
+def _multiply_fully() -> Callable[[], None] | None:
+    """Set the precision of products; returns what sets it back, None where nothing had to be changed."""
+    import torch
+
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by torch's newer way, which the older one does not want to hear of
+        backends: Any = torch.backends
+        parts = backends.mkldnn.matmul, backends.cuda.matmul
+        precisions = [part.fp32_precision for part in parts]
+
+        def put(values: Iterable[str]) -> None:
+            for part, value in zip(parts, values, strict=True):
+                part.fp32_precision = value
+
+        put(("ieee", "ieee"))
+        return partial(put, precisions)
+    if precision == "highest":
+        return None
+    torch.set_float32_matmul_precision("highest")
+    return partial(torch.set_float32_matmul_precision, precision)
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep up to 64 MB of what is freed, for the next picture.
 
@@ -104,7 +159,7 @@ def keep_freed_memory() -> None:
     """
     import torch
 
-    torch.empty(FREED_BLOCK, dtype=torch.uint8)
+    torch.empty(FREED_BLOCK, dtype=torch.uint8, device="cpu")
 
 
 def device(wanted: torch.device | str | None = None) -> torch.device:
@@ -120,6 +175,8 @@ def device(wanted: torch.device | str | None = None) -> torch.device:
         raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA here")
     elif ":" in name and int(name.partition(":")[2]) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} was asked for, but torch finds {torch.cuda.device_count()} here")
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())  # what is made for it stays there
     return torch.device(name)
 
 

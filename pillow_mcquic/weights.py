@@ -149,7 +149,7 @@ def build(config_text: str, arrays: Mapping[str, NDArray[Any]], model_id: bytes)
         if name.startswith("net.")
     }
     # random numbers, to be replaced: on the meta device they would make torch import its compiler, for a second
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         model = Model(config)
     model.load_state_dict(parameters, assign=True)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -300,6 +302,48 @@ def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image, effort:
         assert np.array_equal(pillow_mcquic.decode(data), decoded)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("effort", [1, 2])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_matmul_precision_of_the_caller_changes_nothing(legacy: bool, effort: int, small: Image.Image) -> None:
+    """With products of bfloat16 the search would find one of the best few words, not the best."""
+    import torch
+
+    pixels = np.asarray(small)
+    data = pillow_mcquic.encode(pixels, effort=effort)
+    decoded = pillow_mcquic.decode(data)
+    matmul = torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision(), matmul.fp32_precision
+    try:
+        if legacy:
+            torch.set_float32_matmul_precision("medium")
+        else:
+            matmul.fp32_precision = "bf16"
+        during = matmul.fp32_precision
+        assert pillow_mcquic.encode(pixels, effort=effort) == data
+        assert np.array_equal(pillow_mcquic.decode(data), decoded)
+        assert matmul.fp32_precision == during == "bf16"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        matmul.fp32_precision = before[1]
+
+
+def test_default_device_of_the_caller_changes_nothing(small: Image.Image) -> None:
+    """In a new process, so that the weights are read under it, too."""
+    code = (
+        "import hashlib, sys, numpy, torch, pillow_mcquic; from PIL import Image;"
+        "torch.set_default_device(sys.argv[1]); pixels = numpy.asarray(Image.open(sys.stdin.buffer));"
+        "data = pillow_mcquic.encode(pixels, effort=2); pillow_mcquic.decode(data, scale=4);"
+        "print(hashlib.sha256(data + pillow_mcquic.decode(data).tobytes()).hexdigest())"
+    )
+    png = io.BytesIO()
+    small.save(png, "PNG")
+    runs = [
+        subprocess.run([sys.executable, "-c", code, device], input=png.getvalue(), capture_output=True, check=True)
+        for device in ("cpu", "meta")
+    ]
+    assert runs[0].stdout == runs[1].stdout
 
 
 @pytest.mark.parametrize("target", [60.0, 100.0, 1234.0, 5000.0, 99999.0])

@@ -197,7 +197,7 @@ class Pointwise(nn.Module):
         self._reduced: tuple[Tensor, Tensor] | None = None
 
     def reduced(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight and bias in another precision; of a layer that does not learn they are made once."""
+        """Weight and bias in a precision; of a layer that does not learn they are made once."""
         if self.weight.requires_grad:
             return self.weight.to(dtype), self.bias.to(dtype)
         if self._reduced is None or self._reduced[0].dtype != dtype:
@@ -212,10 +212,8 @@ class Pointwise(nn.Module):
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
         assert not leaky or onto is None
         if rows.device.type == "cpu" and one_pass():
-            weight, bias = self.weight, self.bias
-            if torch.is_autocast_enabled("cpu"):
-                dtype = torch.get_autocast_dtype("cpu")
-                rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+            rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
             if {t.dtype for t in (rows, weight, onto) if t is not None} == {torch.bfloat16}:
                 return Affine.apply(rows, weight, bias, leaky, onto)  # type: ignore[no-any-return,no-untyped-call]
         result = F.linear(rows, self.weight, self.bias)

@@ -155,7 +155,7 @@ def search_shells(
 
     if shell.device.type != "cpu":
         return found(slice(None), len(shell) // len(words), words)
-    index = torch.zeros(shell.shape, dtype=torch.int64)
+    index = torch.zeros(shell.shape, dtype=torch.int64, device=shell.device)
     for g, many, at in members(shell, group, searched(words)):
         index[at] = found(at, len(at), words[g : g + 1, :many])
     return index

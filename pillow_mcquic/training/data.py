@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from ..model.distortion import LEAST_SIDE
 
 PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}
 
@@ -37,6 +40,13 @@ def load_photos(folder: str | os.PathLike[str], min_side: int = 1) -> list[NDArr
     if not photos:
         raise ValueError(f"no image in {folder} has both sides of at least {min_side} pixels")
     return photos
+
+
+def load_validation(folder: str | os.PathLike[str]) -> list[NDArray[np.uint8]]:
+    """`load_photos` of those that have an MS-SSIM; ValueError without the package that measures it."""
+    if not importlib.util.find_spec("pytorch_msssim"):
+        raise ValueError("validation needs pytorch-msssim: pip install 'pillow-mcquic[training]'")
+    return load_photos(folder, LEAST_SIDE)
 
 
 def random_crop(

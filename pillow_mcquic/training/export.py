@@ -172,8 +172,8 @@ def export(
 ) -> Path:
     """Write the weights file of a checkpoint into `folder` and print the check on `val_folder`.
 
-    Raises ValueError when real bytes on the validation photos differ from the estimate by more than 1.5 %, and when the
-    tables could make files shorter than the format promises.
+    Raises ValueError, and writes nothing, when real bytes on the validation photos differ from the estimate by more
+    than 1.5 %, and when the tables could make files shorter than the format promises.
     """
     folder.mkdir(parents=True, exist_ok=True)  # before an hour of counting, not after
     objective, settings = load_objective(checkpoint)
@@ -186,8 +186,10 @@ def export(
     }
     provisional = {name: pack_counts(normalise_counts(p + 1e-9)) for name, p in learned.items()}
 
-    photos = data.load_photos(photos_folder)
-    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""))  # never written, so it has no id
+    photos = data.load_photos(photos_folder, 16)
+    val = data.load_validation(val_folder) if val_folder else []
+    # never written, so it has no id
+    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""), torch.device("cpu"))
     counter = Counter(engine, {name: p.shape for name, p in learned.items()})
     previews = PreviewFit(engine)
     rng = np.random.default_rng(0)
@@ -205,16 +207,18 @@ def export(
         arrays[name] = pack_counts(normalise_counts(counts + PRIOR_WEIGHT * learned[name] + 1e-6))
     arrays.update(previews.arrays())
     check_least_cost(arrays)
+    if val:
+        check_bytes(objective, settings, weights.build(config_text, arrays, b""), val)
     path = weights.save(folder, config_text, arrays, json.dumps(settings.to_dict()))
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", flush=True)
-    if val_folder:
-        check_bytes(objective, settings, path, data.load_photos(val_folder))
     return path
 
 
-def check_bytes(objective: Objective, settings: Settings, path: Path, photos: list[NDArray[np.uint8]]) -> None:
+def check_bytes(
+    objective: Objective, settings: Settings, made: weights.Weights, photos: list[NDArray[np.uint8]]
+) -> None:
     """Print estimated against real bits per pixel over photos; ValueError beyond the tolerance."""
-    engine = codec.Engine(weights.load(path))
+    engine = codec.Engine(made, torch.device("cpu"))
     qualities = (1, 3, 5, 8)
     estimate = validate(objective, settings, photos, torch.device("cpu"), qualities)["bpp"]
     rates = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ State = dict[str, Tensor]
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `train` saved; ValueError when the file is no checkpoint."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        state = None
     if not isinstance(state, dict) or "objective" not in state:
         raise ValueError(f"{path} is not a checkpoint of this training")
     return state

@@ -187,8 +187,9 @@ def train(
         if rank == 0:
             print(text, flush=True)
 
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)  # before an hour of training, not after
+    val = data.load_validation(val_folder) if val_folder else []
     photos = data.load_photos(photos_folder, settings.crop)
-    val = data.load_photos(val_folder) if val_folder else []
     pixels = sum(p.shape[0] * p.shape[1] for p in photos)
     channels = sum(b.groups * b.dim for b in settings.model.level1)
     resume = start.read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -231,7 +232,15 @@ def train(
     crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
     sums, seen, mark = np.zeros(3), 0, began
-    while step < settings.steps and time.monotonic() - began < stop_after_minutes * 60:
+
+    def out_of_time() -> bool:
+        """By the clock of the first process: were another to stop alone, the rest would wait for it."""
+        late = torch.tensor(int(time.monotonic() - began >= stop_after_minutes * 60), device=where)
+        if world > 1:
+            dist.broadcast(late, 0)
+        return bool(late)
+
+    while step < settings.steps and not out_of_time():
         set_rates(opts, settings, step)
         x, quality = crops.batch(step, settings.batch)
         x = x.to(where).float().div_(255).contiguous(memory_format=torch.channels_last)
