@@ -1,11 +1,13 @@
 """Seconds per megapixel of encoding and decoding, the share of each stage, peak memory, and what a process waits for.
 
-Every size runs in a process of its own, so that peak memory is that size's; times are the best of several.
+Every size and direction runs in a process of its own, so that peak memory is its own; times are the best of several.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import io
 import json
 import os
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STAGES = ("networks", "tables", "range coder", "rest")
+ONE_DIRECTION = "BENCHMARK_ONE_DIRECTION"  # environment variable of a process that does a size in one direction
 
 
 def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
@@ -34,7 +37,7 @@ def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
     for path in sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))[:40]:
         with Image.open(path) as opened:
             if min(opened.size) >= 512:
-                pieces.append(np.asarray(opened.convert("RGB"))[:512, :512])
+                pieces.append(np.asarray(opened.convert("RGB"))[:512, :512].copy())  # not the whole photo kept for it
     picture = np.empty((height, width, 3), np.uint8)
     for i, top in enumerate(range(0, height, 512)):
         for j, left in enumerate(range(0, width, 512)):
@@ -56,23 +59,33 @@ def clocked(spent: dict[str, float], stage: str, function: Any) -> Any:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory this process has had, or since `forget_peak` where the system can."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def one_size(folder: str, megapixels: float, threads: int, quality: float, effort: int) -> dict[str, Any]:
-    """All figures of one size, in this process."""
+def forget_peak() -> None:
+    """Let `peak_mb` begin anew at what is taken now (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def one_direction(
+    direction: str, path: Path, folder: str, megapixels: float, threads: int, quality: float, effort: int
+) -> dict[str, Any]:
+    """All figures of a size, "encode" to a file or "decode" of it, in this process."""
     import torch
 
-    from pillow_mcquic import codec, coder, container, weights
+    from pillow_mcquic import codec, coder, container
     from pillow_mcquic.model.prior import Prior
 
     if threads:
         torch.set_num_threads(threads)
     warm = codec.encode(np.zeros((64, 64, 3), np.uint8), effort=effort)
     codec.decode(warm)
-    idle = peak_mb()
-    picture = mosaic(folder, megapixels)
-    size = picture.shape[0] * picture.shape[1] / 1e6
     spent = dict.fromkeys(STAGES, 0.0)
     # stages are told apart at the codec's own seams
     engine_class: Any = codec.Engine
@@ -85,25 +98,31 @@ def one_size(folder: str, megapixels: float, threads: int, quality: float, effor
     encoder_class.write = clocked(spent, "range coder", encoder_class.write)
     decoder_class: Any = coder.Decoder
     decoder_class.read = clocked(spent, "range coder", decoder_class.read)
-    result: dict[str, Any] = {"megapixels": size, "threads": torch.get_num_threads(), "idle": idle}
-    data = b""
-    for direction in ("encode", "decode"):
-        best: dict[str, float] = {}
-        for _ in range(3 if size < 20 else 1):
-            spent.update(dict.fromkeys(STAGES, 0.0))
-            began = time.perf_counter()
-            if direction == "encode":
-                data = codec.encode(picture, quality=quality, effort=effort)
-            else:
-                codec.decode_file(container.read(io.BytesIO(data)))
-            total = time.perf_counter() - began
-            if not best or total < best["total"]:
-                best = {"total": total, **spent, "rest": total - sum(spent.values())}
-        result[direction] = best
-        result[f"{direction} peak"] = peak_mb() - picture.nbytes / 2**20
-    result["bpp"] = 8 * len(data) / size / 1e6
-    result["model"] = weights.default_id().hex()
-    return result
+    if direction == "encode":
+        picture = mosaic(folder, megapixels)
+        work = functools.partial(codec.encode, picture, quality=quality, effort=effort)
+    else:
+        file = container.read(io.BytesIO(path.read_bytes()))
+        work = functools.partial(codec.decode_file, file)
+    forget_peak()
+    idle = peak_mb()
+    best: dict[str, float] = {}
+    for _ in range(3 if megapixels < 20 else 1):
+        spent.update(dict.fromkeys(STAGES, 0.0))
+        began = time.perf_counter()
+        made = work()
+        total = time.perf_counter() - began
+        if not best or total < best["total"]:
+            best = {"total": total, **spent, "rest": total - sum(spent.values())}
+    peak = peak_mb() - idle
+    if isinstance(made, bytes):
+        path.write_bytes(made)
+    else:
+        picture = made
+        peak -= picture.nbytes / 2**20  # which the caller has anyway
+    size = picture.shape[0] * picture.shape[1] / 1e6
+    bpp = 8 * path.stat().st_size / size / 1e6
+    return {"megapixels": size, "threads": torch.get_num_threads(), "bpp": bpp, "peak": peak, **best}
 
 
 FIRST_CALLS = """
@@ -143,8 +162,11 @@ def first_calls(folder: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table of all sizes."""
-    if os.environ.get("BENCHMARK_ONE_SIZE"):
-        print(json.dumps(one_size(args.images, float(args.megapixels), args.threads, args.quality, args.effort)))
+    if one := os.environ.get(ONE_DIRECTION):
+        direction, path = one.split(" ", 1)
+        size = float(args.megapixels)
+        figures = one_direction(direction, Path(path), args.images, size, args.threads, args.quality, args.effort)
+        print(json.dumps(figures))
         return
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, quality {args.quality:g}, effort {args.effort}")
@@ -157,14 +179,16 @@ def run(args: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "benchmarks", "speed", "--images", args.images, "--megapixels", megapixels]
         command += ["--threads", str(args.threads), "--quality", str(args.quality)]
         command += ["--effort", str(args.effort)]
-        env = {**os.environ, "BENCHMARK_ONE_SIZE": "1"}
-        out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-        r = json.loads(out)
-        cells = [f"{r['megapixels']:.1f}", str(r["threads"]), f"{r['bpp']:.3f}"]
-        for direction in ("encode", "decode"):
-            t = r[direction]
-            shares = ", ".join(f"{100 * t[stage] / t['total']:.0f} %" for stage in STAGES)
-            cells += [f"{t['total']:.2f}", f"{t['total'] / r['megapixels']:.3f}", shares]
-        cells.append(", ".join(f"{r[d + ' peak'] - r['idle']:.0f}" for d in ("encode", "decode")))
+        both = []
+        with tempfile.TemporaryDirectory() as scratch:
+            for direction in ("encode", "decode"):
+                env = {**os.environ, ONE_DIRECTION: f"{direction} {scratch}/x.mcq"}
+                out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+                both.append(json.loads(out))
+        cells = [f"{both[0]['megapixels']:.1f}", str(both[0]["threads"]), f"{both[0]['bpp']:.3f}"]
+        for r in both:
+            shares = ", ".join(f"{100 * r[stage] / r['total']:.0f} %" for stage in STAGES)
+            cells += [f"{r['total']:.2f}", f"{r['total'] / r['megapixels']:.3f}", shares]
+        cells.append(", ".join(f"{r['peak']:.0f}" for r in both))
         print("| " + " | ".join(cells) + " |", flush=True)
     first_calls(args.images)

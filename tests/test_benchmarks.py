@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import peers, rd, report
-from benchmarks.speed import STAGES
+from benchmarks.speed import ONE_DIRECTION, STAGES
 
 
 def test_bd_rate_of_shifted_curves() -> None:
@@ -31,19 +33,40 @@ def test_layers_of_the_original_cost_what_its_authors_ship() -> None:
 
 
 def test_speed_tells_stages_apart(photo: Image.Image, tmp_path: Path) -> None:
-    """In a process of its own, as it clocks the codec at its seams."""
     photo.save(tmp_path / "x.png")
-    code = (
-        "import json, sys; from benchmarks import speed; print(json.dumps(speed.one_size(sys.argv[1], 0.1, 1, 4, 1)))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    root = Path(__file__).parent.parent
-    out = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    found = json.loads(out.stdout)
-    for direction in ("encode", "decode"):
-        stages = {stage: found[direction][stage] for stage in STAGES}
-        assert min(stages.values()) > 0
-        assert sum(stages.values()) == pytest.approx(found[direction]["total"])
+    command = [sys.executable, "-m", "benchmarks", "speed", "--images", str(tmp_path), "--megapixels", "0.1"]
+    for direction in ("encode", "decode"):  # of what the first one leaves
+        out = subprocess.run(
+            [*command, "--threads", "1"],
+            env={**os.environ, ONE_DIRECTION: f"{direction} {tmp_path}/x.mcq"},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found = json.loads(out.stdout)
+        stages = [found[stage] for stage in STAGES]
+        assert min(stages) > 0
+        assert sum(stages) == pytest.approx(found["total"])
+        assert found["megapixels"] == pytest.approx(0.1, rel=0.02)
+        assert found["bpp"] == pytest.approx(8 * (tmp_path / "x.mcq").stat().st_size / found["megapixels"] / 1e6)
+
+
+def test_rows_are_of_one_encoder(photo: Image.Image, tmp_path: Path) -> None:
+    """Another metric asked for later is measured on the same bytes, or all are measured again."""
+    small = photo.crop((0, 0, 96, 64))
+    made = iter([b"12", b"12", b"1234"])
+    codec = rd.Codec((1,), lambda *_: next(made), lambda data: np.full((64, 96, 3), len(data), np.uint8), "1")
+    rows = rd.Rows(tmp_path / "rows.jsonl")
+    first = rows.get(small, "x", "digest", codec, 1, ["psnr"])
+    assert rows.get(small, "x", "digest", codec, 1, ["psnr"]) == first
+    both = rows.get(small, "x", "digest", codec, 1, ["psnr", "ssimulacra2"])
+    assert (both["bpp"], both["psnr"]) == (first["bpp"], first["psnr"])
+    del rows.rows["digest", "x 1", 1]["ssimulacra2"]
+    again = rows.get(small, "x", "digest", codec, 1, ["psnr", "ssimulacra2"])
+    assert again["bpp"] == 2 * first["bpp"]
+    assert again["psnr"] != first["psnr"]
+    assert rd.Rows(tmp_path / "rows.jsonl").get(small, "x", "digest", codec, 1, ["psnr", "ssimulacra2"]) == again
 
 
 def test_tables_become_html() -> None:
