@@ -100,9 +100,6 @@ def prepare_thread_pool() -> None:
         _threads_fixed = True
 
 
-FREED_BLOCK = (32 << 20) - (64 << 10)  # glibc's heuristic ends at 32 MB
-
-
 _at_work = 0  # blocks of `full_products` that are open
 _before: Callable[[], None] | None = None  # brings back what they changed
 
@@ -149,6 +146,9 @@ def _multiply_fully() -> Callable[[], None] | None:
         return None
     torch.set_float32_matmul_precision("highest")
     return partial(torch.set_float32_matmul_precision, precision)
+
+
+FREED_BLOCK = (32 << 20) - (64 << 10)  # glibc's heuristic ends at 32 MB
 
 
 def keep_freed_memory() -> None:

@@ -186,7 +186,7 @@ def export(
     }
     provisional = {name: pack_counts(normalise_counts(p + 1e-9)) for name, p in learned.items()}
 
-    photos = data.load_photos(photos_folder, 16)
+    photos = data.load_photos(photos_folder, 16)  # of at least one square of the grid
     val = data.load_validation(val_folder) if val_folder else []
     # never written, so it has no id
     engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""), torch.device("cpu"))

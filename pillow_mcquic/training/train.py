@@ -235,10 +235,12 @@ def train(
 
     def out_of_time() -> bool:
         """By the clock of the first process: were another to stop alone, the rest would wait for it."""
-        late = torch.tensor(int(time.monotonic() - began >= stop_after_minutes * 60), device=where)
+        late = time.monotonic() - began >= stop_after_minutes * 60
         if world > 1:
-            dist.broadcast(late, 0)
-        return bool(late)
+            told = torch.tensor(int(late), device=where)
+            dist.broadcast(told, 0)
+            late = bool(told)
+        return late
 
     while step < settings.steps and not out_of_time():
         set_rates(opts, settings, step)
