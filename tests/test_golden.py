@@ -25,15 +25,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "5f406185c32da186"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "e799fbc133e17902"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "ccebff32b37c52c0"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "e655767e15938176"),
-    "grey.mcq": ((128, 112), "L", 5.0, "09aa561913d61bff"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "502ec3ada68e37dd"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "66d8c983f01db3e2"),
-    "runs.mcq": ((640, 480), "RGB", 1.0, "4e7cd6204656bb27"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "0b1022ff453830d5"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "ee3d43c6bd0d266a"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "8054e8e06b0a0659"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "a3c18d27df86d354"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "14ca7be1be6e2eb3"),
+    "grey.mcq": ((128, 112), "L", 5.0, "1d2ccf9d1bb43d2d"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "353e2142c6591979"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "e516dcc8b04a5e7e"),
+    "runs.mcq": ((640, 480), "RGB", 1.0, "94364e2e0b2cb644"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "6270e93291eecafe"),
 }
 
 
