@@ -567,8 +567,8 @@ def encode(
     quality: 1 (smallest) to 8 (best), fractions between; default 4.  Instead of it `target_bpp` (bits per
     pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches) or `max_bytes` (the best
     quality whose file is no larger).  effort: 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes;
-    decoding is the same); above 1 it needs some 40 bytes a pixel.  chunks: payloads of metadata chunks by type (see
-    `container`).
+    decoding is the same); above 1 it needs up to 0.8 GB more, and some 40 bytes a pixel.  chunks: payloads of metadata
+    chunks by type (see `container`).
     Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
     given = [
