@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -35,7 +35,7 @@ def expand(patterns: Sequence[str]) -> Iterator[Path]:
         yield from map(Path, matches)
 
 
-def find_inputs(paths: Sequence[Path], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
+def find_inputs(paths: Iterable[Path], suffixes: frozenset[str]) -> Iterator[tuple[Path, Path]]:
     """(file, path relative to what was named) of files, and of folders searched for `suffixes`."""
     for path in paths:
         if path.is_dir():
@@ -74,18 +74,17 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
     failures: list[str] = []
     jobs = list(dict.fromkeys(jobs))  # what two globs found is one job
     owners: dict[Path, Path] = {}
-    for source, target in jobs:
-        owners.setdefault(target.resolve(), source)
+    shared = {job for job in jobs if owners.setdefault(job[1].resolve(), job[0]) != job[0]}
     if args.skip_existing:
         every = len(jobs)
-        jobs = [job for job in jobs if not os.path.lexists(job[1]) or owners[job[1].resolve()] != job[0]]
+        jobs = [job for job in jobs if not os.path.lexists(job[1]) or job in shared]
         if len(jobs) < every:
             print(f"skipped {every - len(jobs)} files that are there already")
     before = after = 0
     began = time.monotonic()
     for source, target in tqdm(jobs, unit="file", disable=len(jobs) < 2 or not sys.stderr.isatty()):
         try:
-            if owners[target.resolve()] != source:
+            if (source, target) in shared:
                 raise FileExistsError(f"{target} is already the output of another input")
             if os.path.lexists(target) and not args.overwrite:
                 raise FileExistsError(f"{target} exists (use --overwrite)")
@@ -295,7 +294,7 @@ def printable(text: bytes) -> str:
 def verify_command(args: argparse.Namespace) -> int:
     """Check every file: structure and checksums, and unless --quick that it decodes."""
     failures = 0
-    for path, _ in find_inputs(list(expand(args.files)), frozenset({".mcq"})):
+    for path, _ in find_inputs(expand(args.files), frozenset({".mcq"})):
         try:
             with open(path, "rb") as file:
                 parsed = container.read(file)

@@ -68,10 +68,10 @@ def load_weights(model_id: bytes) -> Weights:
     from . import weights
 
     runtime.prepare_thread_pool()
-    runtime.keep_freed_memory()
     # tensors made in a caller's inference mode could not take part in a refinement
     with runtime.lock, torch.inference_mode(False):
         if model_id not in _loaded:
+            runtime.keep_freed_memory()
             _loaded[model_id] = weights.load(weights.find(model_id))
         return _loaded[model_id]
 
