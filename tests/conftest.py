@@ -52,3 +52,11 @@ def small(photo: Image.Image) -> Image.Image:
 def small_file(small: Image.Image) -> bytes:
     """`small` as an `.mcq` file of quality 4."""
     return to_bytes(small)
+
+
+@pytest.fixture(params=[True, False], ids=["picked", "dense"])
+def picking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the quantiser picks out what it must search, as on a CPU, or searches all at once, as on CUDA."""
+    monkeypatch.setattr("pillow_mcquic.model.quantiser.picks", lambda device: request.param)
+    monkeypatch.setattr("pillow_mcquic.model.quantiser.WIDE_CHUNK", 128)
+    return bool(request.param)

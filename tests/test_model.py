@@ -102,7 +102,7 @@ def test_nearest_is_nearest() -> None:
 
 
 @pytest.mark.parametrize(("count", "dim"), [(50, 4), (256, 2), (1536, 1)])
-def test_nearest_is_nearest_in_every_shell(count: int, dim: int) -> None:
+def test_nearest_is_nearest_in_every_shell(count: int, dim: int, picking: bool) -> None:
     words = torch.stack([lattice(count, dim, seed) for seed in range(3)])
     vectors = torch.randn(3, 700, dim) * torch.logspace(-1, 2, 700)[:, None]
     distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
@@ -126,7 +126,7 @@ def test_search_weighs_error_against_bits(value: float, chosen: int) -> None:
     assert chosen_words(value, [[0.0, 1.0]], [[0.0, 3.0]], 0.1) == [chosen]
 
 
-def test_search_leaves_a_coarse_word_out_where_a_fine_one_will_do() -> None:
+def test_search_leaves_a_coarse_word_out_where_a_fine_one_will_do(picking: bool) -> None:
     """The coarse word 4 and the fine word -1 reach 3 exactly; the fine word 2 alone is 1 off and 5 bits cheaper."""
     words, prices = [[0.0, 4.0, -4.0], [0.0, -1.0, 2.0, 1.0]], [[0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0]]
     assert chosen_words(3.0, words, prices, 0.01) == [1, 1]
@@ -135,7 +135,7 @@ def test_search_leaves_a_coarse_word_out_where_a_fine_one_will_do() -> None:
 
 @pytest.mark.parametrize("k", [16, 300])
 @pytest.mark.parametrize("fractional", [False, True])
-def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
+def test_choice_is_the_least_of_all(fractional: bool, k: int, picking: bool) -> None:
     """Against every word, tried one by one; of 300 words, in no order, in shells."""
     generator = torch.Generator().manual_seed(1)
     groups, count = 3, 200
@@ -161,7 +161,7 @@ def test_choice_is_the_least_of_all(fractional: bool, k: int) -> None:
 
 @pytest.mark.parametrize("fractional", [False, True])
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 1.0), (4.0, 1.0), (14.0, 3.6, 1.0)])
-def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional: bool) -> None:
+def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional: bool, picking: bool) -> None:
     """Vectors of all sizes, most of them zero in the end, against the same choices tried on every one of them."""
     generator = torch.Generator().manual_seed(len(scales))
     groups, count, price = 3, 4000, 0.11

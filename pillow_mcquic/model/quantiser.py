@@ -22,8 +22,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 512  # positions searched at once: the distances stay in the cache
+CHUNK = 512  # positions searched at once on a CPU: the distances stay in the cache
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
+WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of distances
 FEW_WORDS = 64  # not worth leaving some of them out of a search
 SOFT_CHUNK = 2048  # vectors whose words are weighed at once
 UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
@@ -72,21 +73,28 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
 
-    N is a sum of `chunks`, not 0.
+    N is a sum of `chunks`.
 
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
     """
     with torch.autocast(columns.device.type, enabled=False):
-        parts = torch.split(columns, chunks(columns.shape[2]), 2)
+        parts = torch.split(columns, chunks(columns.shape[2], columns.device), 2)
         return torch.cat([torch.bmm(words, part).max(1).indices for part in parts], 1)
 
 
-def chunks(count: int) -> list[int]:
+def picks(device: torch.device) -> bool:
+    """Whether it pays to pick out the vectors that need a search: on CUDA it costs more than it saves."""
+    return device.type == "cpu"
+
+
+def chunks(count: int, device: torch.device) -> list[int]:
     """Sizes of the parts in which `count` vectors are searched; their sum may be larger, for padding.
 
-    Few sizes only: for every new shape the matrix library would compile, and keep, another kernel.
+    Few sizes only on a CPU: for every new shape the matrix library would compile, and keep, another kernel.
     """
+    if not picks(device):
+        return [min(WIDE_CHUNK, count - start) for start in range(0, count, WIDE_CHUNK)]
     rest = count % CHUNK
     return [CHUNK] * (count // CHUNK) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
 
@@ -144,16 +152,16 @@ def search_shells(
 ) -> Tensor:
     """`largest_product` for the vectors of every shell (M,) among its words of `searched`; of shell 0, word 0.
 
-    group (M,): of each vector, growing; fill(columns, at) puts some vectors into (groups, D, N), which is 0.  On CUDA,
-    where picking vectors out costs more than it saves, all are searched, and every group has as many.
+    group (M,): of each vector, growing; fill(columns, at) puts some vectors into (groups, D, N), which is 0.  Where
+    nothing is picked out (see `picks`) all are searched, and every group has as many.
     """
 
     def found(at: Tensor | slice, count: int, among: Tensor) -> Tensor:
-        columns = words.new_zeros(len(among), words.shape[2], sum(chunks(count)))
+        columns = words.new_zeros(len(among), words.shape[2], sum(chunks(count, words.device)))
         fill(columns[:, :, :count], at)
         return largest_product(columns, among)[:, :count].flatten()
 
-    if shell.device.type != "cpu":
+    if not picks(shell.device):
         return found(slice(None), len(shell) // len(words), words)
     index = torch.zeros(shell.shape, dtype=torch.int64, device=shell.device)
     for g, many, at in members(shell, group, searched(words)):
@@ -268,17 +276,25 @@ class Choice:
         shell = shells(distance, of_tables(self.radii, row, rates))
 
         def fill(columns: Tensor, at: Tensor | slice) -> None:
-            dim = vectors.shape[1]
-            columns[:, :dim] = by_column(vectors[at], columns)
-            columns[:, dim] = 1
-            table, select = by_column(row[at], columns), columns[:, dim + 1 :]
-            if rates.share is None:
-                select.scatter_(1, table, 1.0)
-            else:
-                up = by_column(rates.share[at], columns)
-                select.scatter_(1, table, 1 - up).scatter_(1, table + 1, up)
+            fill_columns(columns, vectors[at], row[at], rates.some(at))
 
         return search_shells(shell, rates.group, self.words, fill)
+
+
+def fill_columns(columns: Tensor, vectors: Tensor, row: Tensor, rates: Rates) -> None:
+    """Put vectors (M, dim), a one and which table is theirs, `row` (M,), into columns (groups, dim + 1 + tables, N).
+
+    Their products with rows of a word, a number and what the word costs under each table then are what words cost them.
+    """
+    dim = vectors.shape[1]
+    columns[:, :dim] = by_column(vectors, columns)
+    columns[:, dim] = 1
+    table, select = by_column(row, columns), columns[:, dim + 1 :]
+    if rates.share is None:
+        select.scatter_(1, table, 1.0)
+    else:
+        up = by_column(rates.share, columns)
+        select.scatter_(1, table, 1 - up).scatter_(1, table + 1, up)
 
 
 def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
@@ -294,7 +310,7 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
     shape, vectors, rates = vectors.shape[:2], vectors.flatten(0, 1), rates.flat()
     every = torch.arange(len(vectors), device=vectors.device)
     at = every
-    if vectors.device.type == "cpu":  # on CUDA picking costs more than it saves
+    if picks(vectors.device):
         limit = of_tables([choice.quiet], rates.low, rates)[0]
         at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
     found = best_words(vectors[at], words, rates.some(at), choice)
@@ -303,7 +319,7 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
 
 def best_words(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
     """`search` for a list of vectors (M, dim) of groups that grow, all of them tried: indices of each stage, (M,)."""
-    picking = vectors.device.type == "cpu"
+    picking = picks(vectors.device)
     latest, least = greedy(vectors, words, rates, choice, 0)
     best = [index.clone() for index in latest]
     for forced in range(1, len(words)):
@@ -354,6 +370,8 @@ def expected_gradient(
     slope, x (groups, N, dim); words (groups, K, dim); rates and row: of the last stage, as of `Rates`; temperature T in
     bits: 1.5 lets a word scatter as an error that is uniform over a cell does.
     """
+    if not picks(x.device):
+        return every_expected_gradient(slope, x, words, rates, row, error_per_bit, temperature)
     table, w = rates.bits[-1].flatten(1, 2), 1 / error_per_bit
     radii = ball_radii(words, table * error_per_bit, UNLIKELY * temperature * error_per_bit)
     rates, row, shape = rates.flat(), row.flatten(), x.shape
@@ -373,6 +391,34 @@ def expected_gradient(
             change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
             result[at] = (change @ c) * (2 * w / temperature)
     return result.view(shape)
+
+
+def every_expected_gradient(
+    slope: Tensor, x: Tensor, words: Tensor, rates: Rates, row: Tensor, error_per_bit: float, temperature: float
+) -> Tensor:
+    """`expected_gradient` with all words weighed for all vectors, by dense products.
+
+    Cov(c) = E[c c'] - E[c] E[c]'.
+    """
+    dim, count, w = x.shape[2], x.shape[1], 1 / error_per_bit
+    bits = rates.bits[-1].flatten(1, 2)
+    energy = w * words.square().sum(-1, keepdim=True)
+    cost = torch.cat([-2 * w * words, energy, bits.transpose(1, 2)], 2).transpose(1, 2) / -temperature
+    moments = torch.cat([words, (words[..., :, None] * words[..., None, :]).flatten(2)], 2)
+    parts = []
+    for start in range(0, count, WIDE_CHUNK):
+        at = slice(start, start + WIDE_CHUNK)
+        vectors = x[:, at]
+        columns = words.new_zeros(len(words), cost.shape[1], vectors.shape[1])
+        share = None if rates.share is None else rates.share[:, at].flatten()
+        mine = Rates(rates.bits, rates.group[:, at].flatten(), rates.low[:, at].flatten(), share)
+        fill_columns(columns, vectors.flatten(0, 1), row[:, at].flatten(), mine)
+        p = torch.softmax(columns.transpose(1, 2) @ cost, -1)
+        mean, square = torch.split(p @ moments, [dim, dim * dim], 2)
+        steep = slope[:, at, :, None]
+        change = (square.view(*mean.shape, dim) @ steep)[..., 0]
+        parts.append(change - mean * (mean * steep[..., 0]).sum(-1, keepdim=True))
+    return torch.cat(parts, 1) * (2 * w / temperature)
 
 
 def step_row(classes: Tensor) -> Tensor:
@@ -430,7 +476,7 @@ class Codebooks(nn.Module):
         B, _, h, w = x.shape
         vectors = x.permute(0, 2, 3, 1).reshape(-1, self.bank.groups, self.bank.dim)
         classes = classes.transpose(0, 1).flatten(1)
-        if x.device.type == "cpu":  # on CUDA picking costs more than it saves
+        if picks(x.device):
             norm = torch.linalg.vector_norm(vectors, dim=-1).t()
             loud = norm >= torch.gather(costs.quiet, 1, classes.long())
         else:

@@ -22,6 +22,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     train.add_argument("--checkpoint-minutes", type=float, default=5.0)
     train.add_argument("--validate-every", type=int, default=1000, help="steps")
     train.add_argument("--minutes", type=float, default=math.inf, help="stop, resumably, after this long")
+    train.add_argument("--within", action="store_true", help="fit the whole schedule into --minutes")
     train.set_defaults(run=_train)
 
     export = commands.add_parser("export", help="turn a checkpoint into a weights file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ..model.distortion import LEAST_SIDE
 
+LOADERS = 12  # processes that cut crops for a CUDA device
 PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}
 
 
@@ -65,19 +67,23 @@ def random_crop(
     return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
-class Crops:
+Batch = tuple[Tensor, Tensor]  # uint8 crops (count, 3, size, size) and qualities (count,) in 1..8
+
+
+class Crops(Dataset[Batch]):
     """Random crops, flipped half the time and transposed a quarter; a function of the arguments and the step alone."""
 
     def __init__(
-        self, photos: Sequence[NDArray[np.uint8]], size: int, seed: int, rank: int = 0, shrink: float = 0.0
+        self, photos: Sequence[NDArray[np.uint8]], size: int, count: int, seed: int, rank: int = 0, shrink: float = 0.0
     ) -> None:
-        """shrink: see `random_crop`."""
-        self.photos, self.size, self.seed, self.rank, self.shrink = photos, size, seed, rank, shrink
+        """count: crops a step; shrink: see `random_crop`."""
+        self.photos, self.size, self.count, self.seed, self.rank, self.shrink = photos, size, count, seed, rank, shrink
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
         self.weight = weight / weight.sum()
 
-    def batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """uint8 crops (count, 3, size, size) and qualities (count,) in 1..8 for this step."""
+    def __getitem__(self, step: int) -> Batch:
+        """The crops and qualities of a step."""
+        count = self.count
         rng = np.random.default_rng((self.seed, self.rank, step))
         crops = np.empty((count, self.size, self.size, 3), np.uint8)
         for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
@@ -90,6 +96,18 @@ class Crops:
         # qualities within half a step beyond the ends count as the ends
         quality = np.clip(rng.uniform(0.5, 8.5, count), 1, 8).astype(np.float32)
         return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(quality)
+
+    def batches(self, steps: range, device: torch.device) -> Iterator[Batch]:
+        """The batches of some steps on a device; for CUDA they are cut ahead of time, by processes of their own."""
+        cuda = device.type == "cuda"
+        # forked, as the photos must not be copied
+        workers = min(LOADERS, (os.cpu_count() or 1) - 1) if cuda and hasattr(os, "fork") else 0
+        context = "fork" if workers else None
+        loader = DataLoader(
+            self, None, sampler=steps, num_workers=workers, pin_memory=cuda, multiprocessing_context=context
+        )
+        for crops, quality in loader:
+            yield crops.to(device, non_blocking=True), quality.to(device, non_blocking=True)
 
 
 def klt(photos: Sequence[NDArray[np.uint8]], channels: int, patches: int = 60000) -> tuple[Tensor, Tensor, Tensor]:

@@ -189,10 +189,11 @@ class BankTables(nn.Module):
         """
         groups, count = self.logits[0].shape[0], self.logits[0].shape[2]
         cost = torch.stack([(gradient * error).sum(-1), 2 * weight * error.square().sum(-1)]).flatten(1)
-        if not bool(cost.isfinite().all()):
-            return  # the sums would keep it; the step is skipped, too
+        # what is not finite the sums would keep; the step is skipped, too
+        finite = cost.isfinite().all()
+        cost = torch.where(finite, cost, 0)
         at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes
-        self.error_cost.mul_(ERROR_COST_MEMORY).view(2, -1).index_add_(1, at.flatten(), cost)
+        self.error_cost.mul_(torch.where(finite, ERROR_COST_MEMORY, 1.0)).view(2, -1).index_add_(1, at.flatten(), cost)
 
     def allocation(self) -> tuple[Tensor, Tensor]:
         """By how much to raise log gains (groups, QUALITIES) and log steps (groups, classes - FIRST_STEP_CLASS).

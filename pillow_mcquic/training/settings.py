@@ -44,9 +44,8 @@ class Settings:
         if not 0 <= self.shrink <= 1:
             raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
 
-    def rate_factor(self, step: int) -> float:
-        """Learning-rate factor at a step: warm-up, hold, cosine."""
-        progress = step / self.steps
+    def rate_factor(self, step: int, progress: float) -> float:
+        """Learning-rate factor at a step that is so far on the way, 0..1: warm-up, hold, cosine."""
         factor = min(1.0, (step + 1) / self.warmup)
         if progress > self.hold:
             fall = min(1.0, (progress - self.hold) / (1 - self.hold))

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..model.distortion import QUALITIES
 from . import data, start
+from .muon import Muon
 from .objective import Objective, new_objective
 from .settings import Settings
 
@@ -31,6 +31,8 @@ from .settings import Settings
 EXPOSED = re.compile(
     r"model\.(analysis_head|synthesis_16\.0|synthesis_8\.\d+\.(leave|contract)|synthesis_head)\.weight"
 )
+
+ALLOCATE_EVERY = 8  # steps; on CUDA its many small sums would be 3 % of all
 
 
 def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
@@ -70,7 +72,7 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
         betas=(0.9, 0.98),
         fused=True,
     )
-    muon = torch.optim.Muon(
+    muon = Muon(
         [{"params": inner, "scale": 1.0}, {"params": exposed, "scale": settings.slow}],
         lr=settings.muon_rate,
         weight_decay=0.0,
@@ -80,10 +82,10 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
     return [adam, muon]
 
 
-def set_rates(opts: list[torch.optim.Optimizer], settings: Settings, step: int) -> None:
+def set_rates(opts: list[torch.optim.Optimizer], settings: Settings, factor: float) -> None:
     for optimiser, base in zip(opts, (settings.adam_rate, settings.muon_rate), strict=True):
         for group in optimiser.param_groups:
-            group["lr"] = base * group["scale"] * settings.rate_factor(step)
+            group["lr"] = base * group["scale"] * factor
 
 
 @torch.no_grad()
@@ -135,7 +137,7 @@ def validate(
         "rd": losses,
         "log_rd": [math.log(loss) for loss in losses],
     }
-    return {k: float(np.mean(v)) for k, v in figures.items()}
+    return {k: sum(v) / len(v) for k, v in figures.items()}
 
 
 def relative_cost(rd: Tensor, quality: Tensor, settings: Settings) -> Tensor:
@@ -168,9 +170,11 @@ def train(
     validate_every: int = 1000,
     log_every: int = 50,
     stop_after_minutes: float = math.inf,
+    within: bool = False,
 ) -> None:
     """Train to `settings.steps`, from `checkpoint` if it exists, else from `start_from`'s weights or anew.
 
+    within: the whole schedule takes `stop_after_minutes`, however many steps that will be.
     Under torchrun every process takes `settings.batch` crops of its own a step (DDP).
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -229,24 +233,28 @@ def train(
         figures = validate(average, settings, val, where)
         say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
-    crops = data.Crops(photos, settings.crop, settings.seed, rank, settings.shrink)
+    crops = data.Crops(photos, settings.crop, settings.batch, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
-    sums, seen, mark = np.zeros(3), 0, began
+    sums, seen, mark = torch.zeros(3, device=where), 0, began
 
-    def out_of_time() -> bool:
-        """By the clock of the first process: were another to stop alone, the rest would wait for it."""
-        late = time.monotonic() - began >= stop_after_minutes * 60
+    limit = stop_after_minutes * 60
+
+    def elapsed() -> float:
+        """Seconds, by the clock of the first process: were one to stop alone, the others would wait for it."""
+        seconds = time.monotonic() - began
         if world > 1:
-            told = torch.tensor(int(late), device=where)
+            told = torch.tensor(seconds, device=where)
             dist.broadcast(told, 0)
-            late = bool(told)
-        return late
+            seconds = float(told)
+        return seconds
 
-    while step < settings.steps and not out_of_time():
-        set_rates(opts, settings, step)
-        x, quality = crops.batch(step, settings.batch)
-        x = x.to(where).float().div_(255).contiguous(memory_format=torch.channels_last)
-        quality = quality.to(where)
+    last = sys.maxsize if within else settings.steps
+    for x, quality in crops.batches(range(step, last), where):
+        if (seconds := elapsed()) >= limit:
+            break
+        factor = settings.rate_factor(step, seconds / limit if within else step / settings.steps)
+        set_rates(opts, settings, factor)
+        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         with autocast(where):
             decoded, bits, codebook_loss = module(x, quality)
         area = x[0, 0].numel()  # pixels of a crop
@@ -267,23 +275,26 @@ def train(
                     if name.endswith("error_cost"):
                         dist.all_reduce(running)
                         running /= world
-            objective.allocate(settings.allocation * settings.rate_factor(step))
+            if step % ALLOCATE_EVERY == 0:
+                objective.allocate(ALLOCATE_EVERY * settings.allocation * factor)
             follow(average, objective, settings.average_share(step))
         else:
             say(f"{step} skipped: gradient is not finite")
         step += 1
-        sums += [float(part.detach().mean()) for part in (rate, distortion, codebook_loss)]
+        sums += torch.stack([part.detach().mean() for part in (rate, distortion, codebook_loss)])
         seen += 1
         now = time.monotonic()
         if step % log_every == 0:
-            r, d, c = sums / seen
+            r, d, c = (sums / seen).tolist()
             per_second = seen / (now - mark)
-            eta = (settings.steps - step) / per_second
+            left = limit - (now - began)
+            eta = left if within else min(left, (settings.steps - step) / per_second)
             say(
-                f"{step}/{settings.steps} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} codebook_loss {c:.3f} "
+                f"{step} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} codebook_loss {c:.3f} "
                 f"{per_second * settings.batch * world:.1f} images/s {now - began:.0f} s, ETA {eta / 60:.0f} min"
             )
-            sums[:], seen, mark = 0, 0, now
+            seen, mark = 0, now
+            sums.zero_()
         if val and step % validate_every == 0 and rank == 0:
             say_validation()
             mark = time.monotonic()
@@ -315,6 +326,7 @@ def main(args: Any) -> int:
             checkpoint_minutes=args.checkpoint_minutes,
             validate_every=args.validate_every,
             stop_after_minutes=args.minutes,
+            within=args.within,
         )
     except (OSError, ValueError) as error:
         print(f"training: {error}", file=sys.stderr)
