@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 QUALITY_DEFAULT = 4.0
 EFFORT_DEFAULT = 1
 REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
-TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once
+TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once on a CPU
+WIDE_TILE_POSITIONS = 1 << 15  # on other devices: 8 MP
 STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
 EVERY_POSITION = 1 << 60  # on other devices: one strip
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
@@ -150,18 +151,17 @@ class Engine:
     threads and tiling move pixels by rounding only.
     """
 
-    def __init__(
-        self, weights: Weights, device: torch.device | None = None, tile_positions: int = TILE_POSITIONS
-    ) -> None:
+    def __init__(self, weights: Weights, device: torch.device | None = None, tile_positions: int | None = None) -> None:
         """device: None is what is configured; tile_positions bounds what goes through the networks at once."""
         import torch
 
         self.torch = torch
         self.weights = weights
-        self.tile_positions = tile_positions
         self.device = runtime.device() if device is None else device
         self.dtype = runtime.network_dtype(self.device)
-        self.strip_positions = STRIP_POSITIONS if self.device.type == "cpu" else EVERY_POSITION
+        cpu = self.device.type == "cpu"
+        self.tile_positions = tile_positions or (TILE_POSITIONS if cpu else WIDE_TILE_POSITIONS)
+        self.strip_positions = STRIP_POSITIONS if cpu else EVERY_POSITION
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
             self.model, self.costs = _on_device(weights, self.device)
@@ -389,25 +389,37 @@ class Engine:
 
         For a preview of 1/`scale` reading stops after the banks of level 1 that it is made of.
         """
+        codes, classes = self.read_streams([stream], header, scale)
+        return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
+
+    def read_streams(
+        self, streams: Sequence[bytes], header: Header, scale: int = 1
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """`read_stream` for pictures of one size and quality: codes and classes (B, ...), on the device.
+
+        A bank's classes come from the device, and its codes go there, for all pictures at once.
+        """
         from .model.network import PREVIEW_BANKS
 
-        every = len(self.weights.config.level1)
+        torch, every = self.torch, len(self.weights.config.level1)
         banks = every if scale == 1 else PREVIEW_BANKS[scale]
 
         def read(level: int, bank: int, classes: Tensor) -> Tensor:
             first = sum(before.groups for before in self.weights.config.banks(level)[:bank])
-            codes = decoder.read(classes[0].flatten(1).cpu().numpy(), self.weights.tables[level - 1], first)
-            found: Tensor = self.torch.from_numpy(codes.reshape(1, -1, *classes.shape[2:]))
+            kinds, tables = classes.flatten(2).cpu().numpy(), self.weights.tables[level - 1]
+            codes = [decoder.read(mine, tables, first) for decoder, mine in zip(decoders, kinds, strict=True)]
+            found: Tensor = torch.from_numpy(np.stack(codes)).view(len(codes), -1, *classes.shape[2:])
             return found.to(self.device)
 
         try:
-            decoder = coder.Decoder(stream)
-            codes, classes = self._parse(read, header.quality, header.grids, 1, banks)
+            decoders = [coder.Decoder(stream) for stream in streams]
+            codes, classes = self._parse(read, header.quality, header.grids, len(streams), banks)
             if banks == every:
-                decoder.finish()
+                for decoder in decoders:
+                    decoder.finish()
         except coder.DamagedStreamError as error:
             raise BadFileError(f"damaged .mcq file: {error}") from error
-        return [mine[0].cpu().numpy() for mine in codes], [mine[0].cpu().numpy() for mine in classes]
+        return codes, classes
 
     def synthesise(self, codes: Codes, classes: Classes, header: Header, scale: int = 1) -> NDArray[np.uint8]:
         """Codes and classes of levels 1, 2, 3 -> pixels, (H, W, 3) or (H, W) uint8 for grey modes.

@@ -20,7 +20,6 @@ from ..codec import Engine
 from ..container import File, Header
 from ..model.network import Config
 
-BATCH_PIXELS = codec.TILE_POSITIONS * 256  # that go through the networks together: more would be tiled
 LEVELS = (1, 2, 3)
 
 
@@ -31,39 +30,36 @@ def decode_tensor(data: Sequence[bytes], *, device: torch.device | str | None = 
 def decode_tensor(data: bytes | Sequence[bytes], *, device: torch.device | str | None = None) -> Tensor | list[Tensor]:
     """Decode the bytes of an `.mcq` file to uint8 (3, H, W) on a device; of several to a list of these.
 
-    Pictures of equal size go through the networks together.  Grey is decoded to three equal channels, alpha not at
-    all.  device: None is what `pillow_mcquic.configure` says.  Raises what `pillow_mcquic.decode` raises.
+    Pictures of equal size and quality go through the networks together.  Grey is decoded to three equal channels, alpha
+    not at all.  device: None is what `pillow_mcquic.configure` says.  Raises what `pillow_mcquic.decode` raises.
     """
     several = not isinstance(data, (bytes, bytearray, memoryview))
     files = [container.read(io.BytesIO(each)) for each in (data if several else [data])]  # type: ignore[arg-type]
-    alike: dict[tuple[bytes, bool, tuple[int, int]], list[int]] = {}
+    alike: dict[tuple[bytes, bool, int, tuple[int, int]], list[int]] = {}
     for i, file in enumerate(files):
         codec.check_size(file.header)
-        alike.setdefault((file.header.model, file.header.grey, file.header.padded_size), []).append(i)
+        header = file.header
+        alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
     decoded: dict[int, Tensor] = {}
-    for (model, _, size), indices in alike.items():
+    for (model, _, _, size), indices in alike.items():
         engine = Engine(codec.load_weights(model), runtime.device(device))
-        for part in _batches(indices, size):
+        for part in _batches(engine, indices, size):
             decoded.update(zip(part, _decode(engine, [files[i] for i in part]), strict=True))
     return [decoded[i] for i in range(len(files))] if several else decoded[0]
 
 
-def _batches(indices: list[int], size: tuple[int, int]) -> list[list[int]]:
-    count = max(1, BATCH_PIXELS // (size[0] * size[1]))
+def _batches(engine: Engine, indices: list[int], size: tuple[int, int]) -> list[list[int]]:
+    """As many pictures at once as go through the networks untiled."""
+    count = max(1, engine.tile_positions * 256 // (size[0] * size[1]))
     return [indices[i : i + count] for i in range(0, len(indices), count)]
 
 
 def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
-    """Pictures of one model, size and kind of mode -> uint8 (3, H, W) each."""
-    parsed = [engine.read_stream(file.codes, file.header) for file in files]
-    # all pictures of a level in one transfer
-    codes, classes = (
-        [torch.stack([torch.from_numpy(both[kind][i]) for both in parsed]).to(engine.device) for i in range(3)]
-        for kind in (0, 1)
-    )
-    qualities = [file.header.quality / container.QUALITY_ONE for file in files]
-    quality = torch.tensor(qualities, dtype=torch.float32, device=engine.device)
-    images = engine.synthesise_images(codes, classes, quality, grey=files[0].header.grey).expand(-1, 3, -1, -1)
+    """Pictures of one model, size, quality and kind of mode -> uint8 (3, H, W) each."""
+    header = files[0].header
+    codes, classes = engine.read_streams([file.codes for file in files], header)
+    quality = torch.full((len(files),), header.quality / container.QUALITY_ONE, device=engine.device)
+    images = engine.synthesise_images(codes, classes, quality, grey=header.grey).expand(-1, 3, -1, -1)
     return [
         image[:, : file.header.height, : file.header.width].contiguous()
         for image, file in zip(images, files, strict=True)
@@ -88,8 +84,7 @@ def encode_tensor(
         return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
     images = _checked(images)
     if images.ndim == 4:
-        parts = _batches(list(range(len(images))), (images.shape[2], images.shape[3]))
-        return [data for part in parts for data in _encode(images[part], fixed, effort)]
+        return _encode(images, fixed, effort)
     return _encode(images[None], fixed, effort)[0]
 
 
@@ -106,13 +101,15 @@ def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     engine = Engine(codec.load_weights(weights.default_id()), runtime.device(images.device))
     height, width = images.shape[2:]
     rows, columns = (torch.arange(-(-n // 16) * 16, device=images.device).clamp_(max=n - 1) for n in (height, width))
-    codes, classes = engine.quantise_images(images[:, :, rows][:, :, :, columns], quality, effort)
-    codes, classes = ([level.cpu() for level in both] for both in (codes, classes))
     header = Header(width, height, "RGB", quality, engine.weights.id)
-    return [
-        container.write(header, engine.write_stream([c[i].numpy() for c in codes], [c[i].numpy() for c in classes]), {})
-        for i in range(len(images))
-    ]
+    files = []
+    for part in _batches(engine, list(range(len(images))), (height, width)):
+        found = engine.quantise_images(images[part][:, :, rows][:, :, :, columns], quality, effort)
+        codes, classes = ([level.cpu().numpy() for level in both] for both in found)
+        for i in range(len(part)):
+            stream = engine.write_stream([level[i] for level in codes], [level[i] for level in classes])
+            files.append(container.write(header, stream, {}))
+    return files
 
 
 def read_codes(source: str | os.PathLike[str] | bytes) -> dict[int, Tensor]:
