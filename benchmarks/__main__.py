@@ -52,6 +52,11 @@ def arguments() -> argparse.Namespace:
         default="",
         help="bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor (CompressAI), mcquic (the original's layers)",
     )
+    cuda = commands.add_parser("cuda", help="megapixels per second on a CUDA device, and its limits")
+    cuda.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
+    cuda.add_argument("--megapixels", default="0.4,2")
+    cuda.add_argument("--quality", type=float, default=4)
+    cuda.add_argument("--learned", default="", help="of CompressAI: bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor")
     faults = commands.add_parser("faults", help="outcomes of damaged files: a table")
     faults.add_argument("--mutations", type=int, default=20_000)
     crash = commands.add_parser("crash", help="kill `mcq encode` at random moments")
@@ -83,6 +88,8 @@ def main() -> None:
         from .crops import run
     elif args.command == "speed":
         from .speed import run
+    elif args.command == "cuda":
+        from .cuda import run
     elif args.command == "peers":
         from .peers import run
     else:
