@@ -23,7 +23,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 def array(picture: torch.Tensor) -> Image.Image:
     assert picture.dtype == torch.uint8
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+    return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
 
 
 @pytest.fixture(scope="module")

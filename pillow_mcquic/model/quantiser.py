@@ -104,9 +104,11 @@ def nearest(vectors: Tensor, group: Tensor, words: Tensor) -> Tensor:
 
     The nearest word maximises <v, c> - |c|^2 / 2.
     """
-    # a vector closer to word 0 than half the way to any other word needs no search, and most are
-    distance = (vectors - words[:, 0][group]).square().sum(-1)
-    shell = shells(distance, [radius[group] for radius in clear_distances(words)])
+
+    def shell() -> Tensor:
+        # a vector closer to word 0 than half the way to any other word needs no search, and most are
+        distance = (vectors - words[:, 0][group]).square().sum(-1)
+        return shells(distance, [radius[group] for radius in clear_distances(words)])
 
     def fill(columns: Tensor, at: Tensor | slice) -> None:
         columns[:, :-1] = by_column(vectors[at], columns)
@@ -148,12 +150,13 @@ def shells(distance: Tensor, radii: Sequence[Tensor]) -> Tensor:
 
 
 def search_shells(
-    shell: Tensor, group: Tensor, words: Tensor, fill: Callable[[Tensor, Tensor | slice], None]
+    shell: Callable[[], Tensor], group: Tensor, words: Tensor, fill: Callable[[Tensor, Tensor | slice], None]
 ) -> Tensor:
-    """`largest_product` for the vectors of every shell (M,) among its words of `searched`; of shell 0, word 0.
+    """`largest_product` for the vectors of every shell among its words of `searched`; of shell 0, word 0.
 
-    group (M,): of each vector, growing; fill(columns, at) puts some vectors into (groups, D, N), which is 0.  Where
-    nothing is picked out (see `picks`) all are searched, and every group has as many.
+    shell(): that of each vector (M,); group (M,): of each vector, growing; fill(columns, at) puts some vectors into
+    (groups, D, N), which is 0.  Where nothing is picked out (see `picks`) all are searched, and every group has as
+    many.
     """
 
     def found(at: Tensor | slice, count: int, among: Tensor) -> Tensor:
@@ -161,10 +164,10 @@ def search_shells(
         fill(columns[:, :, :count], at)
         return largest_product(columns, among)[:, :count].flatten()
 
-    if not picks(shell.device):
-        return found(slice(None), len(shell) // len(words), words)
-    index = torch.zeros(shell.shape, dtype=torch.int64, device=shell.device)
-    for g, many, at in members(shell, group, searched(words)):
+    if not picks(group.device):
+        return found(slice(None), len(group) // len(words), words)
+    index = torch.zeros_like(group)
+    for g, many, at in members(shell(), group, searched(words)):
         index[at] = found(at, len(at), words[g : g + 1, :many])
     return index
 
@@ -257,23 +260,30 @@ class Choice:
 
     def __init__(self, words: Sequence[Tensor], bits: Tensor, error_per_bit: float) -> None:
         self.error_per_bit = error_per_bit
-        last = words[-1]
-        self.zero = last[:, 0]
-        price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
-        self.radii = ball_radii(last, price)
-        self.words = torch.cat([last, half_energy(last), price.transpose(1, 2) / -2], 2)
+        self.stages, last = words, words[-1]
+        self.price = error_per_bit * bits.flatten(1, 2)  # (groups, tables, K)
+        self.words = torch.cat([last, half_energy(last), self.price.transpose(1, 2) / -2], 2)
+
+    @functools.cached_property
+    def radii(self) -> list[Tensor]:
+        return ball_radii(self.stages[-1], self.price)
+
+    @functools.cached_property
+    def quiet(self) -> Tensor:
         # with word 0 at every stage so far the rest lies within `drift` of the vector
-        drift = torch.stack([torch.linalg.vector_norm(stage[:, 0], dim=-1) for stage in words]).sum(0)
-        clear = [clear_distances(stage)[0].sqrt()[:, None] for stage in words[:-1]]
-        self.quiet = functools.reduce(torch.minimum, clear, self.radii[0]) - drift[:, None]
+        drift = torch.stack([torch.linalg.vector_norm(stage[:, 0], dim=-1) for stage in self.stages]).sum(0)
+        clear = [clear_distances(stage)[0].sqrt()[:, None] for stage in self.stages[:-1]]
+        return functools.reduce(torch.minimum, clear, self.radii[0]) - drift[:, None]
 
     def __call__(self, vectors: Tensor, row: Tensor, rates: Rates) -> Tensor:
         """Index of the word of least |error|^2 + error_per_bit * bits, for vectors (M, dim): (M,) int64.
 
         row: the table of each vector; rates: for their groups, which grow, and shares.
         """
-        distance = (vectors - self.zero[rates.group]).square().sum(-1).sqrt()
-        shell = shells(distance, of_tables(self.radii, row, rates))
+
+        def shell() -> Tensor:
+            distance = (vectors - self.stages[-1][:, 0][rates.group]).square().sum(-1).sqrt()
+            return shells(distance, of_tables(self.radii, row, rates))
 
         def fill(columns: Tensor, at: Tensor | slice) -> None:
             fill_columns(columns, vectors[at], row[at], rates.some(at))
@@ -308,13 +318,12 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
     of each stage, (groups, N) int64.
     """
     shape, vectors, rates = vectors.shape[:2], vectors.flatten(0, 1), rates.flat()
-    every = torch.arange(len(vectors), device=vectors.device)
-    at = every
-    if picks(vectors.device):
-        limit = of_tables([choice.quiet], rates.low, rates)[0]
-        at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
+    if not picks(vectors.device):
+        return [index.view(shape) for index in best_words(vectors, words, rates, choice)]
+    limit = of_tables([choice.quiet], rates.low, rates)[0]
+    at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
     found = best_words(vectors[at], words, rates.some(at), choice)
-    return [torch.zeros_like(every).index_copy_(0, at, index).view(shape) for index in found]
+    return [torch.zeros_like(rates.low).index_copy_(0, at, index).view(shape) for index in found]
 
 
 def best_words(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choice) -> list[Tensor]:
@@ -428,7 +437,10 @@ def step_row(classes: Tensor) -> Tensor:
 
 def pick(words: Tensor, group: Tensor, index: Tensor) -> Tensor:
     """Codewords (groups, K, dim) by group and index, int64 in one shape -> (..., dim)."""
-    return F.embedding(group * words.shape[1] + index, words.flatten(0, 1))
+    at, rows = group * words.shape[1] + index, words.flatten(0, 1)
+    if picks(words.device) or torch.is_grad_enabled():
+        return F.embedding(at, rows)
+    return rows[at]  # on CUDA several times faster, but for the gradient
 
 
 def group_of(rows: Tensor) -> Tensor:

@@ -96,6 +96,22 @@ def follow(average: Objective, objective: Objective, share: float) -> None:
         mean.copy_(today)
 
 
+@torch.no_grad()
+def limit_gradients(module: nn.Module, most: float) -> Tensor:
+    """Shorten the gradient to a norm of at most `most`, in place; one that is not finite becomes 0.
+
+    Returns 1 if it was not finite, else 0, (): on the device, as CUDA would idle while it waits for a decision.
+    """
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    every = torch.cat([gradient.flatten() for gradient in gradients])
+    norm = torch.linalg.vector_norm(every)
+    finite = norm.isfinite()
+    every = torch.where(finite, every * (most / (norm + 1e-6)).clamp(max=1), 0)
+    parts = torch.split(every, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)])
+    return torch.where(finite, 0.0, 1.0)
+
+
 def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -235,7 +251,7 @@ def train(
 
     crops = data.Crops(photos, settings.crop, settings.batch, settings.seed, rank, settings.shrink)
     began = saved = time.monotonic()
-    sums, seen, mark = torch.zeros(3, device=where), 0, began
+    sums, lost, seen, mark = torch.zeros(3, device=where), torch.zeros((), device=where), 0, began
 
     limit = stop_after_minutes * 60
 
@@ -266,20 +282,17 @@ def train(
         for optimiser in opts:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(objective.parameters(), settings.clip)
-        if bool(torch.isfinite(norm)):
-            for optimiser in opts:
-                optimiser.step()
-            if world > 1:
-                for name, running in objective.named_buffers():
-                    if name.endswith("error_cost"):
-                        dist.all_reduce(running)
-                        running /= world
-            if step % ALLOCATE_EVERY == 0:
-                objective.allocate(ALLOCATE_EVERY * settings.allocation * factor)
-            follow(average, objective, settings.average_share(step))
-        else:
-            say(f"{step} skipped: gradient is not finite")
+        lost += limit_gradients(objective, settings.clip)
+        for optimiser in opts:
+            optimiser.step()
+        if world > 1:
+            for name, running in objective.named_buffers():
+                if name.endswith("error_cost"):
+                    dist.all_reduce(running)
+                    running /= world
+        if step % ALLOCATE_EVERY == 0:
+            objective.allocate(ALLOCATE_EVERY * settings.allocation * factor)
+        follow(average, objective, settings.average_share(step))
         step += 1
         sums += torch.stack([part.detach().mean() for part in (rate, distortion, codebook_loss)])
         seen += 1
@@ -293,8 +306,11 @@ def train(
                 f"{step} rate {r:.4f} distortion {d:.4f} rd {r + d:.4f} codebook_loss {c:.3f} "
                 f"{per_second * settings.batch * world:.1f} images/s {now - began:.0f} s, ETA {eta / 60:.0f} min"
             )
+            if count := int(lost):
+                say(f"# {count} steps without a gradient: it was not finite")
             seen, mark = 0, now
             sums.zero_()
+            lost.zero_()
         if val and step % validate_every == 0 and rank == 0:
             say_validation()
             mark = time.monotonic()
