@@ -25,7 +25,7 @@ from pillow_mcquic.training.export import check_least_cost, export, load_objecti
 from pillow_mcquic.training.muon import Muon
 from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
 from pillow_mcquic.training.settings import Settings
-from pillow_mcquic.training.train import optimisers, relative_cost, train, untrained
+from pillow_mcquic.training.train import limit_gradients, optimisers, relative_cost, train, untrained
 
 SETTINGS = """
 steps = 6
@@ -109,9 +109,13 @@ def test_rates_are_low_where_a_change_is_seen_at_once(settings: Settings) -> Non
     assert set(scale) == set(names.values()) - fixed
 
 
-@pytest.mark.parametrize("shapes", [[(8, 8), (12, 5), (5, 12), (8, 8), (12, 5)]])
-def test_muon_moves_matrices_as_torch_does(shapes: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_muon_moves_matrices_as_torch_does(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are put into larger ones, as on CUDA."""
+    if padded:
+        monkeypatch.setattr("pillow_mcquic.training.muon.room", lambda matrix: (16, 32))
     generator = torch.Generator().manual_seed(3)
+    shapes = [(8, 8), (12, 5), (5, 12), (8, 8), (12, 5)]
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
     kinds = {Muon: ours, torch.optim.Muon: theirs}
     steppers = [kind(mine, lr=0.1, weight_decay=0.01, momentum=0.9) for kind, mine in kinds.items()]
@@ -124,6 +128,17 @@ def test_muon_moves_matrices_as_torch_does(shapes: list[tuple[int, int]]) -> Non
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, atol=0.01)
         assert (mine - 1).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("value", "limited", "lost"),
+    [(3.0, [0.6, 0.8], 0), (0.3, [0.3, 0.4], 0), (math.nan, [0, 0], 1), (math.inf, [0, 0], 1)],
+)
+def test_gradients_are_limited_and_lost_when_not_finite(value: float, limited: list[float], lost: int) -> None:
+    module = torch.nn.Linear(1, 1)
+    module.weight.grad, module.bias.grad = torch.tensor([[value]]), torch.tensor([value * 4 / 3])
+    assert int(limit_gradients(module, 1.0)) == lost
+    assert [module.weight.grad.item(), module.bias.grad.item()] == pytest.approx(limited, rel=1e-4)
 
 
 def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Muon that takes all matrices of one shape together."""
+"""Muon that takes matrices of one size together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+LEAST_SIDE = 128  # of the matrices on CUDA
 
 
 class Muon(torch.optim.Muon):
@@ -21,15 +23,12 @@ class Muon(torch.optim.Muon):
         """Move every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    alike.setdefault(parameter.shape, []).append(parameter)
-            for shape, parameters in alike.items():
-                self._move(group, shape, parameters)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._move(group, parameters)
         return loss
 
-    def _move(self, group: dict[str, Any], shape: torch.Size, parameters: list[Tensor]) -> None:
+    def _move(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         states = [self.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states, strict=True):
             if "momentum_buffer" not in state:
@@ -37,22 +36,39 @@ class Muon(torch.optim.Muon):
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         momenta = [state["momentum_buffer"] for state in states]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        updates = orthogonal(updates, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, update in enumerate(updates):
+            alike.setdefault(room(update), []).append(i)
+        for (rows, columns), places in alike.items():
+            mine = [updates[i].mT if updates[i].shape[0] > updates[i].shape[1] else updates[i] for i in places]
+            matrices = torch.zeros(len(mine), rows, columns, dtype=torch.bfloat16, device=mine[0].device)
+            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(matrices, mine, strict=True)]
+            torch._foreach_copy_(parts, mine)
+            found = orthogonal(matrices, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(found, mine, strict=True)]
+            torch._foreach_copy_(mine, parts)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.float().unbind()), alpha=-rate)
+        torch._foreach_mul_(updates, [-group["lr"] * math.sqrt(max(1, u.shape[0] / u.shape[1])) for u in updates])
+        torch._foreach_add_(parameters, updates)
+
+
+def room(matrix: Tensor) -> tuple[int, int]:
+    """Sides, the shorter one first, that a matrix is put into.
+
+    On CUDA powers of two, for a few sizes in all: zeros change nothing, and many small products wait for one another.
+    """
+    sides = sorted(matrix.shape)
+    if matrix.device.type != "cpu":
+        sides = [max(LEAST_SIDE, 1 << (side - 1).bit_length()) for side in sides]
+    return sides[0], sides[1]
 
 
 def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """The nearest semi-orthogonal matrices (n, rows, columns), by Newton and Schulz in bfloat16."""
+    """The nearest semi-orthogonal matrices (n, rows, columns), rows <= columns, bfloat16, by Newton and Schulz."""
     a, b, c = coefficients
-    x = matrices.bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=eps)
+    x: Tensor = matrices / torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return x
