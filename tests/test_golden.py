@@ -111,4 +111,4 @@ def test_cuda_and_cpu_read_each_other(small: Image.Image) -> None:
             pictures[writer, reader] = codec.decode(data).astype(int)
     runtime.configure(device="auto")
     for writer in files:
-        assert abs(pictures[writer, "cpu"] - pictures[writer, "cuda"]).max() <= 2
+        assert abs(pictures[writer, "cpu"] - pictures[writer, "cuda"]).max() <= 3  # products in another order
