@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import coder
-from .codec import Engine, magnified, windows, within
+from .codec import TILE_POSITIONS, Engine, magnified, windows, within
 from .model.network import unit_range
 
 RATE, LAST_RATE = 0.2, 0.02  # quantiser steps that a latent moves in the first round and in the last
@@ -78,7 +78,8 @@ def distort(
     model, distortion = engine.model, engine.weights.config.distortion
     _, _, h, w = codes.shape
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
-    for inner, outer in windows(h, w, engine.tile_positions, model.synthesis_reach):
+    positions = min(engine.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
+    for inner, outer in windows(h, w, positions, model.synthesis_reach):
         z1 = engine.latent(codes[outer], classes[outer], features[outer], quality)
         x = unit_range(image[magnified(inner, 16)])
         with torch.set_grad_enabled(want_gradient):

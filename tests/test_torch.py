@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import pillow_mcquic
-from pillow_mcquic import codec, weights
+from pillow_mcquic import codec, container, weights
 from pillow_mcquic.adapters.torch import decode_codes, decode_tensor, encode_tensor, read_codes
 
 from .conftest import psnr, to_bytes
@@ -94,6 +94,35 @@ def test_encode_refuses_other_tensors(images: torch.Tensor) -> None:
 def test_encode_refuses_other_qualities() -> None:
     with pytest.raises(ValueError, match="quality must be from 1"):
         encode_tensor(torch.zeros(3, 8, 8, dtype=torch.uint8), quality=9)
+
+
+def test_pictures_of_one_size_and_quality_are_read_together(photo: Image.Image) -> None:
+    crops = [photo.crop((60 * i, 50, 60 * i + 70, 110)) for i in range(4)]
+    files = [pillow_mcquic.encode(np.asarray(crop), quality=[3, 3, 6, 3][i]) for i, crop in enumerate(crops)]
+    for file, picture in zip(files, decode_tensor(files), strict=True):
+        assert abs(picture.cpu().int() - decode_tensor(file).cpu().int()).max() <= 2
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_stream_among_others_is_reported(photo: Image.Image, place: int) -> None:
+    """Its checksum is right: the codes themselves do not end where the stream does."""
+    crops = [photo.crop((60 * i, 50, 60 * i + 70, 110)) for i in range(3)]
+    files = [pillow_mcquic.encode(np.asarray(crop)) for crop in crops]
+    file = container.read(io.BytesIO(files[place]))
+    files[place] = container.write(file.header, file.codes + bytes(64), {})
+    with pytest.raises(OSError, match="damaged"):
+        decode_tensor(files)
+
+
+def test_default_dtype_of_the_caller_changes_nothing(cut: Image.Image) -> None:
+    data = encode_tensor(tensor(cut))
+    decoded = decode_tensor(data)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert encode_tensor(tensor(cut)) == data
+        assert torch.equal(decode_tensor(data), decoded)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_decode_reports_damage(cut: Image.Image) -> None:

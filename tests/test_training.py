@@ -23,7 +23,7 @@ from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective
 from pillow_mcquic.training.muon import Muon
-from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord
+from pillow_mcquic.training.objective import ERROR_COST, TEMPERATURE, ExpectedWord, Objective
 from pillow_mcquic.training.settings import Settings
 from pillow_mcquic.training.train import limit_gradients, optimisers, relative_cost, train, untrained
 
@@ -109,6 +109,27 @@ def test_rates_are_low_where_a_change_is_seen_at_once(settings: Settings) -> Non
     assert set(scale) == set(names.values()) - fixed
 
 
+def test_a_step_without_a_finite_gradient_moves_nothing(settings: Settings) -> None:
+    objective = untrained(settings)
+    steppers = optimisers(objective, settings)
+    generator = torch.Generator().manual_seed(1)
+
+    def step(value: float) -> float:
+        before = torch.nn.utils.parameters_to_vector(objective.parameters()).clone()
+        for parameter in objective.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator) if parameter.requires_grad else None
+        objective.model.analysis_head.bias.grad[3] = value
+        not_finite = limit_gradients(objective, 1.0)
+        for stepper in steppers:
+            stepper.found_inf = not_finite
+            stepper.step()
+        return (torch.nn.utils.parameters_to_vector(objective.parameters()) - before).abs().max().item()
+
+    assert step(1.0) > 0
+    assert step(math.nan) == step(math.inf) == 0
+    assert step(1.0) > 0
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_muon_moves_matrices_as_torch_does(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where they are put into larger ones, as on CUDA."""
@@ -117,7 +138,7 @@ def test_muon_moves_matrices_as_torch_does(padded: bool, monkeypatch: pytest.Mon
     generator = torch.Generator().manual_seed(3)
     shapes = [(8, 8), (12, 5), (5, 12), (8, 8), (12, 5)]
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    kinds = {Muon: ours, torch.optim.Muon: theirs}
+    kinds: dict[Any, Any] = {Muon: ours, torch.optim.Muon: theirs}
     steppers = [kind(mine, lr=0.1, weight_decay=0.01, momentum=0.9) for kind, mine in kinds.items()]
     for _ in range(3):
         for mine, other in zip(ours, theirs, strict=True):
@@ -179,6 +200,19 @@ def test_crops_depend_on_seed_step_and_rank_alone(photos: Path) -> None:
     assert torch.equal(crops[5][0], Crops(pictures, 64, 4, seed=1)[5][0])
     assert not torch.equal(crops[5][0], crops[6][0])
     assert not torch.equal(crops[5][0], Crops(pictures, 64, 4, seed=1, rank=1)[5][0])
+
+
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(2, marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"))]
+)
+def test_batches_come_in_order_whoever_cuts_them(photos: Path, workers: int) -> None:
+    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in find_photos(photos)]
+    crops = Crops(pictures, 64, 2, seed=1)
+    batches = list(crops.batches(range(3, 8), torch.device("cpu"), workers))
+    assert len(batches) == 5
+    for step, (mine, quality) in enumerate(batches, 3):
+        assert torch.equal(mine, crops[step][0])
+        assert torch.equal(quality, crops[step][1])
 
 
 def test_crops_may_come_from_photos_made_smaller() -> None:
@@ -366,6 +400,35 @@ def test_stopped_and_resumed_run_equals_an_unbroken_one(
     for which in ("objective", "live"):
         for name, tensor in unbroken[which].items():
             assert torch.allclose(tensor, resumed[which][name], atol=1e-5), name
+
+
+def test_gains_move_every_few_steps(
+    settings: Settings, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = list[float]()
+    monkeypatch.setattr("pillow_mcquic.training.train.ALLOCATE_EVERY", 4)
+    monkeypatch.setattr(Objective, "allocate", lambda self, speed: speeds.append(speed))
+    train(settings, str(photos), tmp_path / "toy.pt")
+    assert speeds == [4 * settings.allocation * settings.rate_factor(step, step / settings.steps) for step in (0, 4)]
+
+
+def test_a_schedule_fitted_into_a_time_needs_one(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--minutes"):
+        train(settings, str(photos), tmp_path / "toy.pt", within=True)
+
+
+def test_a_schedule_fitted_into_a_time_goes_on_where_it_was(settings: Settings, photos: Path, tmp_path: Path) -> None:
+    path, clock = tmp_path / "toy.pt", itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: float(next(clock)))
+        train(settings, str(photos), path, stop_after_minutes=10 / 60, within=True)
+        done = torch.load(path, weights_only=True)
+        assert done["seconds"] >= 10
+        train(settings, str(photos), path, stop_after_minutes=10 / 60, within=True)
+        assert torch.load(path, weights_only=True)["step"] == done["step"]
+        train(settings, str(photos), path, stop_after_minutes=20 / 60, within=True)
+    more = torch.load(path, weights_only=True)
+    assert 3 <= more["step"] - done["step"] <= 5
 
 
 def test_a_schedule_may_be_fitted_into_a_time(settings: Settings, photos: Path, tmp_path: Path) -> None:

@@ -43,22 +43,24 @@ def decode_tensor(data: bytes | Sequence[bytes], *, device: torch.device | str |
     decoded: dict[int, Tensor] = {}
     for (model, _, _, size), indices in alike.items():
         engine = Engine(codec.load_weights(model), runtime.device(device))
-        for part in _batches(engine, indices, size):
+        count = _batch(engine, size)
+        for part in (indices[i : i + count] for i in range(0, len(indices), count)):
             decoded.update(zip(part, _decode(engine, [files[i] for i in part]), strict=True))
     return [decoded[i] for i in range(len(files))] if several else decoded[0]
 
 
-def _batches(engine: Engine, indices: list[int], size: tuple[int, int]) -> list[list[int]]:
-    """As many pictures at once as go through the networks untiled."""
-    count = max(1, engine.tile_positions * 256 // (size[0] * size[1]))
-    return [indices[i : i + count] for i in range(0, len(indices), count)]
+def _batch(engine: Engine, size: tuple[int, int]) -> int:
+    """How many pictures of a size, multiples of 16, go through the networks at once, untiled."""
+    return max(1, engine.tile_positions * 256 // (size[0] * size[1]))
 
 
 def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
     """Pictures of one model, size, quality and kind of mode -> uint8 (3, H, W) each."""
     header = files[0].header
     codes, classes = engine.read_streams([file.codes for file in files], header)
-    quality = torch.full((len(files),), header.quality / container.QUALITY_ONE, device=engine.device)
+    quality = torch.full(
+        (len(files),), header.quality / container.QUALITY_ONE, dtype=torch.float32, device=engine.device
+    )
     images = engine.synthesise_images(codes, classes, quality, grey=header.grey).expand(-1, 3, -1, -1)
     return [
         image[:, : file.header.height, : file.header.width].contiguous()
@@ -103,8 +105,8 @@ def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     rows, columns = (torch.arange(-(-n // 16) * 16, device=images.device).clamp_(max=n - 1) for n in (height, width))
     header = Header(width, height, "RGB", quality, engine.weights.id)
     files = []
-    for part in _batches(engine, list(range(len(images))), (height, width)):
-        found = engine.quantise_images(images[part][:, :, rows][:, :, :, columns], quality, effort)
+    for part in torch.split(images, _batch(engine, (len(rows), len(columns)))):
+        found = engine.quantise_images(part[:, :, rows][:, :, :, columns], quality, effort)
         codes, classes = ([level.cpu().numpy() for level in both] for both in found)
         for i in range(len(part)):
             stream = engine.write_stream([level[i] for level in codes], [level[i] for level in classes])

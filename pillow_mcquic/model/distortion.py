@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -83,9 +84,8 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         if scale < len(STRIDES) - 1:
             padding = [side % 2 for side in a.shape[2:]]
             a, b = (F.avg_pool2d(x, 2, padding=padding) for x in (a, b))
-    powers = torch.tensor(WEIGHTS, dtype=a.dtype, device=a.device)[:, None, None]
-    figure: Tensor = (torch.stack(factors) ** powers).prod(0).mean(1)
-    return figure
+    powers = [factor**weight for factor, weight in zip(factors, WEIGHTS, strict=True)]
+    return functools.reduce(torch.mul, powers).mean(1)
 
 
 def blur_matrix(side: int, stride: int, like: Tensor) -> Tensor:

@@ -308,7 +308,7 @@ class ClassNetwork(nn.Module):
     """Codewords of the coarser levels and quality -> fractional class of every group one level finer.
 
     Trained in float; `prior.py` runs the same network in integers, exactly, everywhere.  Hence its shape:
-    clamped ReLU, an unfolded 3x3 neighbourhood instead of a convolution, no normalisation.
+    clamped ReLU, edges replicated, no normalisation.
     """
 
     LIMIT = 255.0  # activations are clamped here, so that integer sums have a bound

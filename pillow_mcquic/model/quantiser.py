@@ -73,7 +73,7 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
 
-    N is a sum of `chunks`.
+    N is a sum of `chunks`, not 0.
 
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
@@ -286,24 +286,25 @@ class Choice:
             return shells(distance, of_tables(self.radii, row, rates))
 
         def fill(columns: Tensor, at: Tensor | slice) -> None:
-            fill_columns(columns, vectors[at], row[at], rates.some(at))
+            fill_columns(columns, vectors[at], row[at], None if rates.share is None else rates.share[at])
 
         return search_shells(shell, rates.group, self.words, fill)
 
 
-def fill_columns(columns: Tensor, vectors: Tensor, row: Tensor, rates: Rates) -> None:
+def fill_columns(columns: Tensor, vectors: Tensor, row: Tensor, share: Tensor | None) -> None:
     """Put vectors (M, dim), a one and which table is theirs, `row` (M,), into columns (groups, dim + 1 + tables, N).
 
+    share (M,): how far each is on the way to the next table, or None.
     Their products with rows of a word, a number and what the word costs under each table then are what words cost them.
     """
     dim = vectors.shape[1]
     columns[:, :dim] = by_column(vectors, columns)
     columns[:, dim] = 1
     table, select = by_column(row, columns), columns[:, dim + 1 :]
-    if rates.share is None:
+    if share is None:
         select.scatter_(1, table, 1.0)
     else:
-        up = by_column(rates.share, columns)
+        up = by_column(share, columns)
         select.scatter_(1, table, 1 - up).scatter_(1, table + 1, up)
 
 
@@ -420,8 +421,7 @@ def every_expected_gradient(
         vectors = x[:, at]
         columns = words.new_zeros(len(words), cost.shape[1], vectors.shape[1])
         share = None if rates.share is None else rates.share[:, at].flatten()
-        mine = Rates(rates.bits, rates.group[:, at].flatten(), rates.low[:, at].flatten(), share)
-        fill_columns(columns, vectors.flatten(0, 1), row[:, at].flatten(), mine)
+        fill_columns(columns, vectors.flatten(0, 1), row[:, at].flatten(), share)
         p = torch.softmax(columns.transpose(1, 2) @ cost, -1)
         mean, square = torch.split(p @ moments, [dim, dim * dim], 2)
         steep = slope[:, at, :, None]

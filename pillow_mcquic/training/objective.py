@@ -189,7 +189,7 @@ class BankTables(nn.Module):
         """
         groups, count = self.logits[0].shape[0], self.logits[0].shape[2]
         cost = torch.stack([(gradient * error).sum(-1), 2 * weight * error.square().sum(-1)]).flatten(1)
-        # what is not finite the sums would keep; the step is skipped, too
+        # what is not finite the sums would keep; the optimisers skip the step, too
         finite = cost.isfinite().all()
         cost = torch.where(finite, cost, 0)
         at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes

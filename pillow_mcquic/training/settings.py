@@ -32,7 +32,7 @@ class Settings:
     tables: float = 10.0  # factor for the probability tables
     allocation: float = 0.01  # share of the way that gains and steps go in a step towards equal cost of errors
     warmup: int = 100
-    hold: float = 0.3  # share of the steps at the full rate; then cosine down to `floor`
+    hold: float = 0.3  # share of the steps, or of the time, at the full rate; then cosine down to `floor`
     floor: float = 0.01
     average: float = 0.999  # decay per step of the running mean of the weights
     clip: float = 1.0
@@ -45,7 +45,7 @@ class Settings:
             raise ValueError(f"shrink must be in 0..1, got {self.shrink}")
 
     def rate_factor(self, step: int, progress: float) -> float:
-        """Learning-rate factor at a step that is so far on the way, 0..1: warm-up, hold, cosine."""
+        """Learning-rate factor at a step: warm-up, hold, cosine; progress: share of the steps or the time behind it."""
         factor = min(1.0, (step + 1) / self.warmup)
         if progress > self.hold:
             fall = min(1.0, (progress - self.hold) / (1 - self.hold))

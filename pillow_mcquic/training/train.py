@@ -32,7 +32,8 @@ EXPOSED = re.compile(
     r"model\.(analysis_head|synthesis_16\.0|synthesis_8\.\d+\.(leave|contract)|synthesis_head)\.weight"
 )
 
-ALLOCATE_EVERY = 8  # steps; on CUDA its many small sums would be 3 % of all
+# Steps; on CUDA its many small sums would be 3 % of all.  As often the ranks agree on the time.
+ALLOCATE_EVERY = 8
 
 
 def untrained(settings: Settings, klt: tuple[Tensor, Tensor, Tensor] | None = None) -> Objective:
@@ -77,7 +78,6 @@ def optimisers(objective: Objective, settings: Settings) -> list[torch.optim.Opt
         lr=settings.muon_rate,
         weight_decay=0.0,
         momentum=0.95,
-        adjust_lr_fn="original",
     )
     return [adam, muon]
 
@@ -190,18 +190,23 @@ def train(
 ) -> None:
     """Train to `settings.steps`, from `checkpoint` if it exists, else from `start_from`'s weights or anew.
 
-    within: the whole schedule takes `stop_after_minutes`, however many steps that will be.
+    within: the whole schedule takes `stop_after_minutes`, those before it was resumed included, however many steps that
+    will be.
     Under torchrun every process takes `settings.batch` crops of its own a step (DDP).
     """
+    if within and math.isinf(stop_after_minutes):
+        raise ValueError("a schedule can be fitted into a time only when one is given: --minutes")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     where = torch.device(device)
     if world > 1:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
         if where.type == "cuda":
             where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(where)
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(settings.seed)
+    torch.backends.cudnn.allow_tf32 = False  # the class networks stand for integer ones
 
     def say(text: str) -> None:
         if rank == 0:
@@ -242,6 +247,7 @@ def train(
             "live": objective.state_dict(),
             "optimisers": [o.state_dict() for o in opts],
             "step": step,
+            "seconds": time.monotonic() - began,
             "settings": json.dumps(settings.to_dict()),
         }
 
@@ -250,23 +256,25 @@ def train(
         say(f"{step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
     crops = data.Crops(photos, settings.crop, settings.batch, settings.seed, rank, settings.shrink)
-    began = saved = time.monotonic()
-    sums, lost, seen, mark = torch.zeros(3, device=where), torch.zeros((), device=where), 0, began
-
-    limit = stop_after_minutes * 60
+    first, saved = step, time.monotonic()
+    began = saved - (resume.get("seconds", 0.0) if resume is not None and within else 0.0)
+    sums, lost, seen, mark = torch.zeros(3, device=where), torch.zeros((), device=where), 0, saved
+    limit, seconds = stop_after_minutes * 60, 0.0
 
     def elapsed() -> float:
         """Seconds, by the clock of the first process: were one to stop alone, the others would wait for it."""
-        seconds = time.monotonic() - began
+        mine = time.monotonic() - began
         if world > 1:
-            told = torch.tensor(seconds, device=where)
+            told = torch.tensor(mine, device=where)
             dist.broadcast(told, 0)
-            seconds = float(told)
-        return seconds
+            mine = float(told)
+        return mine
 
     last = sys.maxsize if within else settings.steps
-    for x, quality in crops.batches(range(step, last), where):
-        if (seconds := elapsed()) >= limit:
+    for x, quality in crops.batches(range(step, last), where, data.loaders(where)):
+        if world == 1 or (step - first) % ALLOCATE_EVERY == 0:
+            seconds = elapsed()
+        if seconds >= limit:
             break
         factor = settings.rate_factor(step, seconds / limit if within else step / settings.steps)
         set_rates(opts, settings, factor)
@@ -282,8 +290,10 @@ def train(
         for optimiser in opts:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        lost += limit_gradients(objective, settings.clip)
+        not_finite = limit_gradients(objective, settings.clip)
+        lost += not_finite
         for optimiser in opts:
+            optimiser.found_inf = not_finite  # type: ignore[attr-defined]
             optimiser.step()
         if world > 1:
             for name, running in objective.named_buffers():
@@ -291,7 +301,7 @@ def train(
                     dist.all_reduce(running)
                     running /= world
         if step % ALLOCATE_EVERY == 0:
-            objective.allocate(ALLOCATE_EVERY * settings.allocation * factor)
+            objective.allocate(min(1.0, ALLOCATE_EVERY * settings.allocation) * factor)
         follow(average, objective, settings.average_share(step))
         step += 1
         sums += torch.stack([part.detach().mean() for part in (rate, distortion, codebook_loss)])
@@ -307,7 +317,7 @@ def train(
                 f"{per_second * settings.batch * world:.1f} images/s {now - began:.0f} s, ETA {eta / 60:.0f} min"
             )
             if count := int(lost):
-                say(f"# {count} steps without a gradient: it was not finite")
+                say(f"# {count} steps skipped: their gradient was not finite")
             seen, mark = 0, now
             sums.zero_()
             lost.zero_()
