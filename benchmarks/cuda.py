@@ -1,7 +1,8 @@
 """Megapixels per second on a CUDA device, batches of pictures and one at a time, and how far from the device's limits.
 
-Learned peers come from CompressAI with random weights (see `peers`).  The networks are timed by the device's own
-clock, gaps while Python launches included; their arithmetic and the least they must move through its memory stand beside what the device reaches.
+Learned peers come from CompressAI with random weights (see `peers`).  The networks are timed by the device's own clock,
+gaps while Python launches included; their arithmetic and the least they must move through its memory stand beside what
+the device reaches.
 """
 
 from __future__ import annotations

@@ -318,14 +318,14 @@ class Engine:
         ]
         return self.torch.cat(strips, 2)
 
-    def _hidden_1(self, codes3: Tensor, codes2: Tensor, quality: int) -> list[Tensor]:
-        """What the codes of levels 3 and 2 (B, ...) tell the classes of level 1, of each image."""
-        return [self.weights.prior.hidden_1(*both, quality) for both in zip(codes3, codes2, strict=True)]
+    def _hidden_1(self, codes3: Tensor, codes2: Tensor, quality: int) -> Tensor:
+        """What the codes of levels 3 and 2 (B, ...) tell the classes of level 1, (width, B, ...)."""
+        return self.weights.prior.hidden_1(codes3.transpose(0, 1), codes2.transpose(0, 1), quality)
 
     def _level_1(
         self,
         codes_of: Callable[[int, Tensor], Tensor],
-        hidden: list[Tensor],
+        hidden: Tensor,
         quality: int,
         size: tuple[int, int],
         banks: int,
@@ -338,13 +338,12 @@ class Engine:
 
         torch, prior = self.torch, self.weights.prior
         h, w = size
-        energy = torch.empty((len(hidden), 0, h + 2, w + 2), dtype=torch.int16, device=self.device)
+        energy = torch.empty((0, hidden.shape[1], h + 2, w + 2), dtype=torch.int16, device=self.device)
         codes, classes = [], []
         for bank in range(banks):
-            known = zip(hidden, energy, strict=True)
-            classes.append(torch.stack([prior.classes_1(bank, above, before, quality) for above, before in known]))
+            classes.append(prior.classes_1(bank, hidden, energy, quality).transpose(0, 1))
             codes.append(codes_of(bank, classes[-1]))
-            energy = torch.cat([energy, torch.stack([pad(prior.log_energy(bank, mine)) for mine in codes[-1]])], 1)
+            energy = torch.cat([energy, pad(prior.log_energy(bank, codes[-1].transpose(0, 1)))])
         return torch.cat(codes, 1), torch.cat(classes, 1)
 
     def classes(self, codes: list[Tensor], quality: int) -> list[Tensor]:
@@ -371,7 +370,7 @@ class Engine:
         with torch.inference_mode():
             classes3 = prior.classes_3(quality, sizes[2]).to(self.device).expand(images, -1, -1, -1)
             codes3 = codes_of(3, 0, classes3)
-            classes2 = torch.stack([prior.classes_2(mine, quality, sizes[1]) for mine in codes3])
+            classes2 = prior.classes_2(codes3.transpose(0, 1), quality, sizes[1]).transpose(0, 1)
             codes2 = codes_of(2, 0, classes2)
             hidden = self._hidden_1(codes3, codes2, quality)
             codes1, classes1 = self._level_1(partial(codes_of, 1), hidden, quality, sizes[0], banks)

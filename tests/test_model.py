@@ -378,6 +378,34 @@ def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> No
         assert loaded.prior.log_energy(b, codes * 0).count_nonzero() == 0
 
 
+def test_classes_of_several_pictures_are_those_of_each(loaded: weights.Weights) -> None:
+    """Also where strips end within them."""
+    generator, prior, quality = torch.Generator().manual_seed(6), loaded.prior, 1000
+
+    def codes(bank: Bank, h: int, w: int) -> Tensor:
+        most = torch.tensor([k for _ in range(bank.groups) for k, _ in bank.stages])[:, None, None, None]
+        found = (torch.rand(bank.symbols, 3, h, w, generator=generator) * most).to(torch.int16)
+        return found * (torch.rand(found.shape, generator=generator) < 0.3)
+
+    (bank_3,), (bank_2,), first = loaded.config.level3, loaded.config.level2, loaded.config.level1[0]
+    codes_3, codes_2, codes_1 = codes(bank_3, 11, 15), codes(bank_2, 21, 30), codes(first, 41, 60)
+
+    def classes(codes_3: Tensor, codes_2: Tensor, codes_1: Tensor) -> list[Tensor]:
+        hidden = prior.hidden_1(codes_3, codes_2, quality)
+        energy = pad(prior.log_energy(0, codes_1))
+        known = [(0, energy[:0]), (1, energy)]
+        return [
+            prior.classes_2(codes_3, quality, (21, 30)),
+            *(prior.classes_1(b, hidden, e, quality) for b, e in known),
+        ]
+
+    together = classes(codes_3, codes_2, codes_1)
+    for i in range(3):
+        for mine, all_of_them in zip(classes(codes_3[:, i], codes_2[:, i], codes_1[:, i]), together, strict=True):
+            assert torch.equal(mine, all_of_them[:, i])
+            assert mine.unique().numel() > 2
+
+
 def test_integer_context_network_follows_the_float_one() -> None:
     torch.manual_seed(4)
     network = ContextNetwork(5, 6, 8)

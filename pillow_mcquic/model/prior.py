@@ -4,6 +4,8 @@ A float sum differs between machines, thread counts and batch sizes, so nothing 
 integers are held in float64, whose sums are exact below 2^53 in any order, on CPU and CUDA alike and
 whatever a caller set for TF32 or reduced-precision products.  Fixed-point scales: embeddings and
 activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").
+
+Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a size.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
 LOG_ENERGY_MAX = 53 * ACTIVATION_ONE  # of a number that float64 holds exactly
 EXACT = (1 << 53) - WEIGHT_ONE  # with room for what rounding adds
-STRIP = 4096  # positions computed at once
+STRIP = 4096  # positions computed at once on a CPU
+WIDE_STRIP = 1 << 17  # elsewhere
 
 
 def at_quality(table: Tensor, quality: int) -> Tensor:
@@ -60,16 +63,27 @@ def check_bounds(*sums: float) -> None:
         raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
 
 
+def strip_rows(planes: Tensor, finer: int = 1) -> int:
+    """How many rows of planes are computed at once, where each position is so many of those that count."""
+    positions = STRIP if planes.device.type == "cpu" else WIDE_STRIP
+    return max(1, positions // (planes[0, ..., 0, :].numel() * finer))
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Values (C,), to broadcast over the positions of planes."""
+    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
+
+
 def neighbourhood_product(weights: Tensor, padded: Tensor) -> Tensor:
-    """weight . (3x3 around each position): of `by_row`, (C, h+2, w+2) of any type -> (outputs, h, w) float64.
+    """weight . (3x3 around each position): of `by_row`, (C, ..., h+2, w+2) of any type -> (outputs, ..., h, w) float64.
 
     The three columns side by side as inputs, the three rows as outputs, summed after: less to copy than with nine
     of either.
     """
-    h, w = padded.shape[1] - 2, padded.shape[2] - 2
-    columns = torch.cat([padded[:, :, left : left + w] for left in range(3)]).to(torch.float64)
-    products = (weights @ columns.flatten(1)).view(3, -1, h + 2, w)
-    return (products[0, :, :h] + products[1, :, 1 : 1 + h]).add_(products[2, :, 2:])
+    h, w = padded.shape[-2] - 2, padded.shape[-1] - 2
+    columns = torch.cat([padded[..., left : left + w] for left in range(3)]).to(torch.float64)
+    products = (weights @ columns.flatten(1)).view(3, -1, *columns.shape[1:])
+    return (products[0, ..., :h, :] + products[1, ..., 1 : 1 + h, :]).add_(products[2, ..., 2:, :])
 
 
 def by_row(weight: Tensor) -> Tensor:
@@ -79,9 +93,9 @@ def by_row(weight: Tensor) -> Tensor:
 
 
 def pad(x: Tensor) -> Tensor:
-    """(C, h, w) -> (C, h+2, w+2), edges replicated."""
-    x = torch.cat([x[:, :1], x, x[:, -1:]], 1)
-    return torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+    """(..., h, w) -> (..., h+2, w+2), edges replicated."""
+    x = torch.cat([x[..., :1, :], x, x[..., -1:, :]], -2)
+    return torch.cat([x[..., :1], x, x[..., -1:]], -1)
 
 
 class IntegerClassNetwork:
@@ -114,31 +128,31 @@ class IntegerClassNetwork:
         )
 
     def hidden(self, embedding: Tensor, quality: int) -> Tensor:
-        """Integer embeddings (inputs, h, w) float64 -> hidden activations (width, h, w) int32."""
-        _, h, w = embedding.shape
-        device = embedding.device
+        """Integer embeddings (inputs, ..., h, w) float64 -> hidden activations (width, ..., h, w) int32."""
+        h, device = embedding.shape[-2], embedding.device
         bias = at_quality(self.hidden_bias.to(device), quality)[:, None]
         enter, neighbours = self.enter.to(device), self.neighbours.to(device)
         padded = pad(embedding)
-        rows = max(1, STRIP // w)
+        rows = strip_rows(embedding)
         strips = []
         for top in range(0, h, rows):
-            part = padded[:, top : min(h, top + rows) + 2]
+            part = padded[..., top : min(h, top + rows) + 2, :]
             near = scaled(enter @ part.flatten(1), bias).clamp_(0, ACTIVATION_MAX)
             near = near.view(-1, *part.shape[1:])
-            centre = near[:, 1:-1, 1:-1]
+            centre = near[..., 1:-1, 1:-1]
             total = neighbourhood_product(neighbours, near)
-            x = scaled(total, self.neighbours_bias.to(device)[:, None, None]).clamp_(min=0).add_(centre)
+            x = scaled(total, column(self.neighbours_bias, total)).clamp_(min=0).add_(centre)
             strips.append(x.clamp_(max=ACTIVATION_MAX).int())
-        return torch.cat(strips, 1)
+        return torch.cat(strips, -2)
 
     def outputs(self, hidden: Tensor, quality: int, which: slice) -> Tensor:
-        """Hidden activations (width, h, w) -> some of the outputs (n, 2h, 2w) float64, in fixed-point classes."""
-        _, h, w = hidden.shape
+        """Hidden activations (width, ..., h, w) -> some outputs (n, ..., 2h, 2w) float64, in fixed-point classes."""
         weight = self.leave[which].flatten(0, 1).to(hidden.device)
         bias = self.leave_bias[which] + at_quality(self.class_bias[:, which], quality)[:, None]
         out = (weight @ hidden.flatten(1).to(torch.float64)).add_(bias.flatten()[:, None].to(hidden.device))
-        return F.pixel_shuffle(out.view(1, -1, h, w), 2)[0]
+        of_pictures = out.view(len(out), -1, *hidden.shape[-2:]).transpose(0, 1)
+        finer = F.pixel_shuffle(of_pictures, 2).transpose(0, 1)
+        return finer.view(len(finer), *hidden.shape[1:-2], *finer.shape[-2:])
 
 
 class IntegerContextNetwork:
@@ -155,11 +169,14 @@ class IntegerContextNetwork:
         )
 
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
-        """Padded log energies (inputs, h+2, w+2), hidden input (width, h, w) -> fixed-point classes (groups, h, w)."""
+        """Padded log energies (inputs, ..., h+2, w+2), hidden input (width, ..., h, w) -> fixed-point classes.
+
+        Those are (groups, ..., h, w).
+        """
         device = coarse.device
         x = neighbourhood_product(self.enter.to(device), log_energy)
         x.add_(coarse, alpha=PRODUCT_ONE // CLASS_ONE)
-        x = scaled(x, self.enter_bias.to(device)[:, None, None]).clamp_(0, ACTIVATION_MAX)
+        x = scaled(x, column(self.enter_bias, x)).clamp_(0, ACTIVATION_MAX)
         out = (self.leave.to(device) @ x.flatten(1)).add_(self.leave_bias.to(device)[:, None])
         return out.view(-1, *coarse.shape[1:])
 
@@ -193,27 +210,26 @@ class Prior:
         }
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        """Codes of level 2 or 3 (symbols, h, w) -> sums of integer embeddings (channels, h, w) float64."""
-        _, h, w = codes.shape
+        """Codes of level 2 or 3 (symbols, ..., h, w) -> sums of integer embeddings (channels, ..., h, w) float64."""
         planes, start = [], 0
         for bank, stages in zip(self.config.banks(level), self.embeddings[level], strict=True):
-            mine = codes[start : start + bank.symbols].view(bank.groups, len(stages), h * w).long()
+            mine = codes[start : start + bank.symbols].reshape(bank.groups, len(stages), -1).long()
             start += bank.symbols
-            total = torch.zeros(bank.groups, h * w, bank.dim, dtype=torch.float64, device=codes.device)
+            total = torch.zeros(bank.groups, mine.shape[2], bank.dim, dtype=torch.float64, device=codes.device)
             for s, table in enumerate(stages):
                 index = mine[:, s, :, None].expand(-1, -1, bank.dim)
                 total += torch.gather(table.to(codes.device, torch.float64), 1, index)
-            planes.append(total.permute(0, 2, 1).reshape(bank.groups * bank.dim, h, w))
+            planes.append(total.permute(0, 2, 1).reshape(bank.groups * bank.dim, *codes.shape[1:]))
         return torch.cat(planes)
 
     def log_energy(self, bank: int, codes: Tensor) -> Tensor:
-        """Codes of a bank of level 1 (symbols, h, w) -> log2(1 + squared norm) of its groups, in 256ths, int16.
+        """Codes of a bank of level 1 (symbols, ..., h, w) -> log2(1 + squared norm) of its groups, in 256ths, int16.
 
         Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
         """
         tables = self.embeddings[1][bank]
         groups = len(tables[0])
-        mine = codes.view(groups, len(tables), -1)
+        mine = codes.reshape(groups, len(tables), -1)
         # most vectors are all word 0: their energy is one number a group
         g, at = (mine != 0).any(1).nonzero(as_tuple=True)
         quiet = torch.stack([table[:, 0].double() for table in tables]).sum(0)
@@ -235,40 +251,40 @@ class Prior:
         return rows[:, None, None].expand(-1, *size)
 
     def classes_2(self, codes_3: Tensor, quality: int, size: tuple[int, int]) -> Tensor:
-        """Classes of y2 (groups, *size) uint8 from the codes of level 3."""
+        """Classes of y2 (groups, ..., *size) uint8 from the codes of level 3."""
         hidden = self.network_2.hidden(self.embed(3, codes_3), quality)
         outputs = self.network_2.outputs(hidden, quality, slice(None))
-        return to_class(outputs, self.config.classes)[:, : size[0], : size[1]]
+        return to_class(outputs, self.config.classes)[..., : size[0], : size[1]]
 
     def hidden_1(self, codes_3: Tensor, codes_2: Tensor, quality: int) -> Tensor:
         """Codes of levels 3 and 2 -> what they say about level 1, for `classes_1`."""
-        _, h, w = codes_2.shape
-        above = self.embed(3, codes_3).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :h, :w]
+        h, w = codes_2.shape[-2:]
+        above = self.embed(3, codes_3).repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :h, :w]
         return self.network_1.hidden(torch.cat([self.embed(2, codes_2), above]), quality)
 
     def classes_1(self, bank: int, hidden: Tensor, log_energy: Tensor, quality: int) -> Tensor:
-        """Classes of a bank of y1 (groups, h, w) uint8.
+        """Classes of a bank of y1 (groups, ..., h, w) uint8.
 
-        hidden: of `hidden_1`; log_energy: of all earlier banks, padded, (their groups, h + 2, w + 2).
+        hidden: of `hidden_1`; log_energy: of all earlier banks, padded, (their groups, ..., h + 2, w + 2).
         """
-        h, w = log_energy.shape[1] - 2, log_energy.shape[2] - 2
+        h, w = log_energy.shape[-2] - 2, log_energy.shape[-1] - 2
         banks = self.config.level1
         first = sum(b.groups for b in banks[:bank])
         mine = slice(first, first + banks[bank].groups)
         width = self.config.context_width
         inputs = sum(b.groups for b in banks) + (bank - 1) * width
-        rows = max(1, STRIP // w // 2)  # of the level-2 grid
+        rows = strip_rows(hidden, 4)  # of the level-2 grid
         strips = []
-        for top in range(0, hidden.shape[1], rows):
-            part = hidden[:, top : top + rows]
+        for top in range(0, hidden.shape[-2], rows):
+            part = hidden[..., top : top + rows, :]
             start, end = 2 * top, min(h, 2 * (top + rows))
-            classes = self.network_1.outputs(part, quality, mine)[:, : end - start, :w]
+            classes = self.network_1.outputs(part, quality, mine)[..., : end - start, :w]
             if bank:
                 coarse = self.network_1.outputs(part, quality, slice(inputs, inputs + width))
-                coarse = coarse[:, : end - start, :w]
-                classes = classes + self.contexts[bank - 1](log_energy[:, start : end + 2], coarse)
+                coarse = coarse[..., : end - start, :w]
+                classes = classes + self.contexts[bank - 1](log_energy[..., start : end + 2, :], coarse)
             strips.append(to_class(classes, self.config.classes))
-        return torch.cat(strips, 1)
+        return torch.cat(strips, -2)
 
 
 def fixed_weight(x: Tensor) -> Tensor:
