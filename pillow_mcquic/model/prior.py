@@ -10,6 +10,7 @@ Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a si
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -209,6 +210,14 @@ class Prior:
             for level in (1, 2, 3)
         }
 
+    @functools.cached_property
+    def alone(self) -> list[Tensor]:
+        """For every bank of level 1 the log energies of words of the last stage behind words 0, (groups, K) int16."""
+        summed = [
+            [table[:, :1].double() for table in tables[:-1]] + [tables[-1].double()] for tables in self.embeddings[1]
+        ]
+        return [log_energy(functools.reduce(torch.add, parts)) for parts in summed]
+
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes of level 2 or 3 (symbols, ..., h, w) -> sums of integer embeddings (channels, ..., h, w) float64."""
         planes, start = [], 0
@@ -225,24 +234,17 @@ class Prior:
     def log_energy(self, bank: int, codes: Tensor) -> Tensor:
         """Codes of a bank of level 1 (symbols, ..., h, w) -> log2(1 + squared norm) of its groups, in 256ths, int16.
 
-        Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
+        Few vectors have a word other than 0 at an earlier stage than the last: the others are looked up.
         """
-        tables = self.embeddings[1][bank]
-        groups = len(tables[0])
-        mine = codes.reshape(groups, len(tables), -1)
-        # most vectors are all word 0: their energy is one number a group
-        g, at = (mine != 0).any(1).nonzero(as_tuple=True)
-        quiet = torch.stack([table[:, 0].double() for table in tables]).sum(0)
-        busy = torch.zeros(len(g), tables[0].shape[2], dtype=torch.float64, device=codes.device)
-        for s, table in enumerate(tables):
-            busy += table.to(codes.device)[g, mine[g, s, at].long()]
-
-        def log(words: Tensor) -> Tensor:
-            mantissa, exponent = torch.frexp(words.square().sum(-1) / EMBEDDING_SCALE**2 + 1)
-            return ((exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))).to(torch.int16)
-
-        result = log(quiet.to(codes.device))[:, None].expand(-1, mine.shape[2]).clone()
-        result[g, at] = log(busy)
+        tables, alone = self.embeddings[1][bank], self.alone[bank].to(codes.device)
+        mine = codes.reshape(len(alone), len(tables), -1)
+        result = torch.gather(alone, 1, mine[:, -1].long())
+        if len(tables) > 1:
+            g, at = (mine[:, :-1] != 0).any(1).nonzero(as_tuple=True)
+            words = torch.zeros(len(g), tables[0].shape[2], dtype=torch.float64, device=codes.device)
+            for s, table in enumerate(tables):
+                words += table.to(codes.device)[g, mine[g, s, at].long()]
+            result[g, at] = log_energy(words)
         return result.view(-1, *codes.shape[1:])
 
     def classes_3(self, quality: int, size: tuple[int, int]) -> Tensor:
@@ -285,6 +287,15 @@ class Prior:
                 classes = classes + self.contexts[bank - 1](log_energy[..., start : end + 2, :], coarse)
             strips.append(to_class(classes, self.config.classes))
         return torch.cat(strips, -2)
+
+
+def log_energy(words: Tensor) -> Tensor:
+    """Sums of integer embeddings (..., dim) float64 -> log2(1 + squared norm) in 256ths, (...) int16.
+
+    Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
+    """
+    mantissa, exponent = torch.frexp(words.square().sum(-1) / EMBEDDING_SCALE**2 + 1)
+    return ((exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))).to(torch.int16)
 
 
 def fixed_weight(x: Tensor) -> Tensor:
