@@ -25,15 +25,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "ee3d43c6bd0d266a"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "8054e8e06b0a0659"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "a3c18d27df86d354"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "14ca7be1be6e2eb3"),
-    "grey.mcq": ((128, 112), "L", 5.0, "1d2ccf9d1bb43d2d"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "353e2142c6591979"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "e516dcc8b04a5e7e"),
-    "runs.mcq": ((640, 480), "RGB", 1.0, "94364e2e0b2cb644"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "6270e93291eecafe"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "d7bf6bcd4fa06b25"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "1e9c1c6fa5dd6435"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "04e080c5ab340f43"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "9498ae99256515c9"),
+    "grey.mcq": ((128, 112), "L", 5.0, "7da830196467689e"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2205d7814ddd925f"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "038f24342ce91e9b"),
+    "runs.mcq": ((640, 480), "RGB", 1.0, "ef33e3a3d59c166a"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "c095b86228846d36"),
 }
 
 
