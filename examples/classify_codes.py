@@ -35,6 +35,7 @@ class OnCodes(nn.Module):
     def __init__(self, symbols: int, classes: int) -> None:
         super().__init__()
         self.vectors = nn.EmbeddingBag(symbols * WORDS, 32, mode="sum")
+        nn.init.normal_(self.vectors.weight, std=0.01)  # what was never seen in training says little
         self.first = torch.arange(symbols) * WORDS
         self.rest = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(64, classes)
