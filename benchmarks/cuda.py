@@ -22,7 +22,7 @@ from pillow_mcquic.adapters.torch import decode_tensor, encode_tensor
 from pillow_mcquic.model.cost import measure
 from pillow_mcquic.model.network import Block, Pointwise
 
-from .peers import LEARNED_QUALITY
+from .peers import untrained
 from .speed import mosaic
 
 ROUNDS = 3
@@ -85,10 +85,7 @@ def moved(engine: codec.Engine, run: Callable[[], Any]) -> int:
 
 def peer(name: str, images: Tensor) -> tuple[float, float]:
     """Megapixels a second of a model of CompressAI's zoo, encoding and decoding a batch."""
-    import compressai.zoo
-
-    network = compressai.zoo.image_models[name](quality=LEARNED_QUALITY, pretrained=False).eval().cuda()
-    network.update(force=True)
+    network = untrained(name, "cuda")
     height, width = (n // 64 * 64 for n in images.shape[2:])
     x = images[:, :, :height, :width].float() / 255
     size = x.shape[0] * height * width / 1e6

@@ -69,15 +69,22 @@ def peers(threads: int) -> dict[str, Peer]:
     }
 
 
+def untrained(name: str, device: str = "cpu") -> Any:
+    """A model of CompressAI's zoo with random weights, ready for its own entropy coder."""
+    import compressai.zoo
+
+    network = compressai.zoo.image_models[name](quality=LEARNED_QUALITY, pretrained=False).eval().to(device)
+    network.update(force=True)
+    return network
+
+
 def learned(name: str) -> Peer:
     """A model of CompressAI's zoo, untrained, with its own entropy coder; or the original's layers."""
     if name == "mcquic":
         return mcquic()
-    import compressai.zoo
     import torch
 
-    network = compressai.zoo.image_models[name](quality=LEARNED_QUALITY, pretrained=False).eval()
-    network.update(force=True)
+    network = untrained(name)
 
     def encode(pixels: Pixels, _: float) -> Any:
         height, width = (n // 64 * 64 for n in pixels.shape[:2])

@@ -209,14 +209,11 @@ class Prior:
             ]
             for level in (1, 2, 3)
         }
-
-    @functools.cached_property
-    def alone(self) -> list[Tensor]:
-        """For every bank of level 1 the log energies of words of the last stage behind words 0, (groups, K) int16."""
+        # for every bank of level 1 the log energies of words of the last stage behind words 0, (groups, K) int16
         summed = [
             [table[:, :1].double() for table in tables[:-1]] + [tables[-1].double()] for tables in self.embeddings[1]
         ]
-        return [log_energy(functools.reduce(torch.add, parts)) for parts in summed]
+        self.alone = [log_energy(functools.reduce(torch.add, parts)) for parts in summed]
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
         """Codes of level 2 or 3 (symbols, ..., h, w) -> sums of integer embeddings (channels, ..., h, w) float64."""

@@ -83,10 +83,9 @@ class Crops(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """The crops and qualities of a step."""
-        count = self.count
         rng = np.random.default_rng((self.seed, self.rank, step))
-        crops = np.empty((count, self.size, self.size, 3), np.uint8)
-        for j, i in enumerate(rng.choice(len(self.photos), count, p=self.weight)):
+        crops = np.empty((self.count, self.size, self.size, 3), np.uint8)
+        for j, i in enumerate(rng.choice(len(self.photos), self.count, p=self.weight)):
             crop = random_crop(self.photos[i], (self.size, self.size), self.shrink, rng)
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
@@ -94,7 +93,7 @@ class Crops(Dataset[Batch]):
                 crop = crop.transpose(1, 0, 2)
             crops[j] = crop
         # qualities within half a step beyond the ends count as the ends
-        quality = np.clip(rng.uniform(0.5, 8.5, count), 1, 8).astype(np.float32)
+        quality = np.clip(rng.uniform(0.5, 8.5, self.count), 1, 8).astype(np.float32)
         return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(quality)
 
     def batches(self, steps: range, device: torch.device, workers: int = 0) -> Iterator[Batch]:
