@@ -35,7 +35,8 @@ TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at 
 WIDE_TILE_POSITIONS = 1 << 15  # on other devices: 8 MP
 STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
 EVERY_POSITION = 1 << 60  # on other devices: one strip
-SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 11 bytes a pixel
+SEARCH_POSITIONS = 2 * TILE_POSITIONS  # whose codewords are searched at once on a CPU
+SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 8.5 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
@@ -161,6 +162,7 @@ class Engine:
         self.dtype = runtime.network_dtype(self.device)
         cpu = self.device.type == "cpu"
         self.tile_positions = tile_positions or (TILE_POSITIONS if cpu else WIDE_TILE_POSITIONS)
+        self.search_positions = SEARCH_POSITIONS if cpu else self.tile_positions
         self.strip_positions = STRIP_POSITIONS if cpu else EVERY_POSITION
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
@@ -190,23 +192,17 @@ class Engine:
             pixels = pixels.copy()  # torch warns of memory it could write to and must not
         return self.torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]
 
-    def analyse(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> (1, channels, h, w)."""
-        model, image = self.model, self._image(pixels)
+    def analyse(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """The part of the analysis that all qualities share, for `quantise`: (H, W, 3) uint8 -> as of `_analyse`."""
         with self.torch.inference_mode(), self.networks():
-
-            def run(window: Tensor) -> Tensor:
-                linear, entered = self._enter(window)
-                both: Tensor = self.torch.cat([linear, model.analyse_entered(entered).float()], 1)
-                return both
-
-            channels = model.quantiser1.channels + model.config.analysis_width_16
-            analysed = self._floats(1, channels, image.shape[2] // 16, image.shape[3] // 16)
-            tiled(run, [(image, 16)], analysed, 1, model.analysis_reach, self.tile_positions)
-            return analysed
+            return self._analyse(self._image(pixels))
 
     def quantise(
-        self, pixels: NDArray[np.uint8], quality: int, analysed: Tensor | None = None, effort: int = EFFORT_DEFAULT
+        self,
+        pixels: NDArray[np.uint8],
+        quality: int,
+        analysed: tuple[Tensor, Tensor] | None = None,
+        effort: int = EFFORT_DEFAULT,
     ) -> tuple[Codes, Classes]:
         """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3.
 
@@ -216,14 +212,7 @@ class Engine:
             if analysed is None:
                 y1 = self._latent(self._image(pixels), quality)
             else:
-                channels = self.model.quantiser1.channels
-                y1 = self._floats(1, channels, *analysed.shape[2:])
-
-                def finish(window: Tensor) -> Tensor:
-                    linear, features = window[:, :channels], window[:, channels:].to(self.dtype)
-                    return self.model.analyse_features(linear, features, self._quality(quality))
-
-                tiled(finish, [(analysed, 1)], y1, 1, self.model.analysis_reach, self.tile_positions)
+                y1 = self._finish(analysed[0].clone(), analysed[1], quality)
             codes, classes = self._quantise(y1, quality)
         if rounds := REFINEMENT_ROUNDS[effort]:
             codes, classes = self._refine(self._image(pixels), y1, codes, classes, quality, rounds)
@@ -260,26 +249,37 @@ class Engine:
 
     def _latent(self, images: Tensor, quality: int) -> Tensor:
         """Analysis transform: (B, 3, h * 16, w * 16) uint8 -> y1 (B, channels, h, w) float32."""
+        return self._finish(*self._analyse(images), quality)
+
+    def _analyse(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as of `_latent` -> linear shortcut (B, channels, h, w) float32, features (B, width, h, w).
+
+        Pixels are touched strip by strip.
+        """
+        model, config = self.model, self.model.config
+        B, _, H, W = images.shape
+        h, w = H // 16, W // 16
+        linear = self._floats(B, model.quantiser1.channels, h, w)
+        for strip, _ in windows(h, w, self.strip_positions // B, 0):
+            linear[strip] = model.shortcut(images[magnified(strip, 16)])
+        features = self._floats(B, config.analysis_width_16, h, w, self.dtype)
+        for inner, outer in windows(h, w, self.tile_positions // B, model.entered_reach):
+            window = images[magnified(outer, 16)]
+            rows, columns = window.shape[2] // 16, window.shape[3] // 16
+            entered = self._floats(B, config.analysis_width_8, 2 * rows, 2 * columns, self.dtype)
+            for strip, _ in windows(rows, columns, self.strip_positions // B, 0):
+                entered[magnified(strip, 2)] = model.enter(window[magnified(strip, 16)])
+            features[inner] = model.analyse_entered(entered)[within(inner, outer)]
+        return linear, features
+
+    def _finish(self, linear: Tensor, features: Tensor, quality: int) -> Tensor:
+        """What `_analyse` gave, the first of it overwritten -> y1 (B, channels, h, w) float32."""
         model, q = self.model, self._quality(quality)
-        B, _, H, W = images.shape
-        y1 = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
-
-        def analyse(window: Tensor) -> Tensor:
-            linear, entered = self._enter(window)
-            return model.analyse_features(linear, model.analyse_entered(entered), q)
-
-        tiled(analyse, [(images, 16)], y1, 1, model.analysis_reach, self.tile_positions)
-        return y1
-
-    def _enter(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`Model.enter` for uint8 pixels (B, 3, h * 16, w * 16), strip by strip."""
-        model = self.model
-        B, _, H, W = images.shape
-        linear = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
-        entered = self._floats(B, model.config.analysis_width_8, H // 8, W // 8, self.dtype)
-        for strip, _ in windows(H // 16, W // 16, self.strip_positions // B, 0):
-            linear[strip], entered[magnified(strip, 2)] = model.enter(images[magnified(strip, 16)])
-        return linear, entered
+        B, _, h, w = linear.shape
+        for inner, outer in windows(h, w, self.tile_positions // B, model.analysis_reach):
+            deviations = model.analyse_features(features[outer], q)[within(inner, outer)]
+            linear[inner].addcmul_(deviations.float(), model.spread)
+        return linear
 
     def _quantise(self, y1: Tensor, quality: int) -> tuple[list[Tensor], list[Tensor]]:
         """y1 (B, channels, h, w), overwritten -> codes and classes of levels 1, 2, 3."""
@@ -311,7 +311,7 @@ class Engine:
     def _assign(self, level: int, bank: int, x: Tensor, classes: Tensor) -> Tensor:
         """Scaled residuals of a bank (B, channels, h, w) -> its codes, some rows at a time."""
         codebooks = self.model.banks(level)[bank]
-        rows = max(1, self.tile_positions // (len(x) * x.shape[3]))
+        rows = max(1, self.search_positions // (len(x) * x.shape[3]))
         strips = [
             codebooks.assign(part, part_classes, self.costs[level - 1][bank])
             for part, part_classes in zip(self.torch.split(x, rows, 2), self.torch.split(classes, rows, 2), strict=True)

@@ -33,9 +33,9 @@ from pillow_mcquic.model.prior import (
     by_row,
     export_class_network,
     export_context_network,
+    finer,
     neighbourhood_product,
     pad,
-    to_class,
 )
 from pillow_mcquic.model.quantiser import (
     FIRST_STEP_CLASS,
@@ -299,8 +299,10 @@ def make_network(scale: float = 1.0) -> ClassNetwork:
 
 
 def integer_classes(tensors: dict[str, Tensor], x: Tensor, quality: int) -> Tensor:
-    network = IntegerClassNetwork(tensors)
-    return to_class(network.outputs(network.hidden(x, quality), quality, slice(None)), 24)
+    network = IntegerClassNetwork(tensors, 6)
+    four = network.outputs(quality, range(6), x.device)(network.hidden(x, quality))
+    classes = torch.empty(6, 2 * x.shape[1], 2 * x.shape[2], dtype=torch.uint8)
+    return finer(four.clamp_(0, 23), classes, add=False)
 
 
 @pytest.mark.parametrize("quality", [256, 700, 2048])
@@ -319,8 +321,17 @@ def test_neighbourhood_product_is_unfold_times_weights(size: tuple[int, int]) ->
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 1000, (3, *size), generator=generator).double()
     weight = torch.randint(-99, 99, (4, 27), generator=generator).double()
-    expected = (weight @ F.unfold(pad(x)[None], 3)[0]).view(4, *size)
-    assert torch.equal(neighbourhood_product(by_row(weight), pad(x)), expected)
+    bias = torch.randint(-999, 999, (4,), generator=generator).double()
+    expected = (weight @ F.unfold(pad(x)[None], 3)[0] + bias[:, None]).view(4, *size)
+    assert torch.equal(neighbourhood_product(by_row(weight, bias), pad(x)), expected)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5), (4, 5), (3, 6)])
+def test_four_finer_positions_go_where_pixel_shuffle_puts_them(size: tuple[int, int]) -> None:
+    four = torch.arange(2 * 4 * 2 * 3).double().view(2, 4, 2, 3)
+    expected = F.pixel_shuffle(four.flatten(0, 1)[None], 2)[0][:, : size[0], : size[1]]
+    assert torch.equal(finer(four, torch.full((2, *size), 9.0), add=False), expected)
+    assert torch.equal(finer(four, torch.full((2, *size), 9.0), add=True), expected + 9)
 
 
 def test_integer_class_network_is_exact_in_any_order() -> None:
@@ -414,11 +425,12 @@ def test_integer_context_network_follows_the_float_one() -> None:
         network.leave.weight.normal_()
         network.leave.bias.normal_()
     energy = torch.randint(0, 3000, (5, 7, 9)).double()
-    coarse = torch.randn(8, 7, 9).double()
+    four = torch.round(torch.randn(8, 4, 4, 5).double() * 2**18)
     integer = IntegerContextNetwork(export_context_network(network), largest=2.0**30)
-    exact = integer(pad(energy), torch.round(coarse * 2**18)) / 2**18
+    exact = integer(pad(energy), four * 4 / 2**12)
+    coarse = finer(four / 2**18, torch.empty(8, 7, 9), add=False)
     with torch.no_grad():
-        real = network.double()(energy[None] / 256, coarse[None])[0]
+        real = network.double()(energy[None] / 256, coarse[None].double())[0]
     assert (exact - real).abs().max() < 0.2  # weights have 12 fractional bits
     assert real.abs().max() > 5
 
@@ -439,10 +451,10 @@ def test_pad_replicates_edges() -> None:
 def test_class_network_beyond_exact_sums_is_refused() -> None:
     tensors = export_class_network(make_network())
     tensors["neighbours.bias"] = torch.full_like(tensors["neighbours.bias"], 2**31 - 1)
-    IntegerClassNetwork(tensors)
+    IntegerClassNetwork(tensors, 6)
     tensors["neighbours.bias"] = tensors["neighbours.bias"].double() * 2**23
     with pytest.raises(ValueError, match="beyond exact"):
-        IntegerClassNetwork(tensors)
+        IntegerClassNetwork(tensors, 6)
 
 
 @pytest.mark.parametrize(("quality", "expected"), [(256, 10), (257, 10), (384, 15), (511, 20), (512, 20), (2048, 80)])

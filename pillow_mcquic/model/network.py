@@ -400,7 +400,7 @@ class Model(nn.Module):
         n1, n2, n3 = (q.channels for q in (self.quantiser1, self.quantiser2, self.quantiser3))
         self.deep = deep = n1 - c.linear_channels  # channels of y1 that the networks see
         # level-1 positions that a part of the model sees beyond its own: one a block at 1/16, two blocks at 1/8
-        self.analysis_reach = c.analysis_blocks_16 + -(-c.analysis_blocks_8 // 2)
+        self.entered_reach, self.analysis_reach = -(-c.analysis_blocks_8 // 2), c.analysis_blocks_16
         self.mean_reach = 1
         self.preview_reach = self.mean_reach + 1
         self.synthesis_reach = self.mean_reach + c.synthesis_blocks_16 + -(-c.synthesis_blocks_8 // 2)
@@ -461,32 +461,41 @@ class Model(nn.Module):
     # --- the steps of encoding and decoding, each local: the codec may run them tile by tile ---
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.  Reach: `analysis_reach`."""
-        linear, entered = self.enter(x)
-        return self.analyse_features(linear, self.analyse_entered(entered), quality)
+        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32."""
+        deviations = self.analyse_features(self.analyse_entered(self.enter(x)), quality)
+        return torch.addcmul(self.shortcut(x), deviations.float(), self.spread)
 
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels, uint8 too -> linear shortcut (B, n1, h, w) float32, first features (B, width, 2h, 2w).  Reach: 0."""
-        # bytes are moved, not floats
-        rows, patches = (unit_range(to_patches(x, step)) for step in (16, 8))
-        rows = rows - self.patch_mean
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Pixels, uint8 too -> linear shortcut (B, n1, h, w) float32.  Reach: 0."""
+        rows = unit_range(to_patches(x, 16)) - self.patch_mean  # bytes are moved, not floats
         with torch.autocast(x.device.type, enabled=False):
             large = F.linear(rows, self.klt_analysis[:LARGE])
         small = F.linear(rows, self.klt_analysis[LARGE:])
-        linear = torch.cat([large, small.float()], -1).permute(0, 3, 1, 2)
-        return linear, self.analysis_8[0]((patches - 0.5).permute(0, 3, 1, 2))
+        return torch.cat([large, small.float()], -1).permute(0, 3, 1, 2)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Pixels, uint8 too -> first features (B, width, 2h, 2w).  Reach: 0."""
+        t: Tensor = self.analysis_8[0]((unit_range(to_patches(x, 8)) - 0.5).permute(0, 3, 1, 2))
+        return t
 
     def analyse_entered(self, entered: Tensor) -> Tensor:
-        """The rest of what no quality changes: first features -> features (B, width, h, w)."""
+        """The rest of what no quality changes: first features -> features (B, width, h, w).  Reach: `entered_reach`."""
         t: Tensor = self.analysis_down(self.analysis_8[1](entered))
         return t
 
-    def analyse_features(self, linear: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """The rest of the analysis: linear shortcut, and features of `analyse_entered` -> y1 (B, n1, h, w) float32."""
+    def analyse_features(self, features: Tensor, quality: Tensor) -> Tensor:
+        """Features -> what the networks add to the shortcut, in units of `spread`, (B, n1, h, w).
+
+        Reach: `analysis_reach`.
+        """
         t = self.analysis_gain_8(features, quality)
-        t = self.analysis_gain_16(self.analysis_16(t), quality)
-        spread = self.deviation.clamp(max=8).view(1, -1, 1, 1)
-        return torch.addcmul(linear, self.analysis_head(t).float(), spread)
+        t = self.analysis_head(self.analysis_gain_16(self.analysis_16(t), quality))
+        return t  # type: ignore[no-any-return]
+
+    @property
+    def spread(self) -> Tensor:
+        """How far the networks can move each channel of y1: (1, n1, 1, 1)."""
+        return self.deviation.clamp(max=8).view(1, -1, 1, 1)
 
     def hyper_features(self, y1: Tensor, quality: Tensor) -> Tensor:
         """y1 -> what y2 and y3 are made of (B, hyper, h/2, w/2).  Reach: 1 position."""

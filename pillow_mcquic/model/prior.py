@@ -3,7 +3,9 @@
 A float sum differs between machines, thread counts and batch sizes, so nothing here is a float in spirit:
 integers are held in float64, whose sums are exact below 2^53 in any order, on CPU and CUDA alike and
 whatever a caller set for TF32 or reduced-precision products.  Fixed-point scales: embeddings and
-activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").
+activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").  A power of two more or less
+changes nothing in a float but its exponent, so weights and biases come divided by what their sums would be divided by,
+with a half in the biases: rounding half up is then the floor of a sum.
 
 Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a size.
 """
@@ -11,7 +13,7 @@ Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a si
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
 WEIGHT_MAX = (1 << 15) - 1
 EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
 LOG_ENERGY_MAX = 53 * ACTIVATION_ONE  # of a number that float64 holds exactly
-EXACT = (1 << 53) - WEIGHT_ONE  # with room for what rounding adds
+EXACT = (1 << 53) - CLASS_ONE  # with room for what rounding adds
 STRIP = 4096  # positions computed at once on a CPU
 WIDE_STRIP = 1 << 17  # elsewhere
 
@@ -41,16 +43,6 @@ def at_quality(table: Tensor, quality: int) -> Tensor:
     share = quality - QUALITY_ONE * (low + 1)
     mixed = table[low].long() * (QUALITY_ONE - share) + table[low + 1].long() * share
     return torch.div(mixed + QUALITY_ONE // 2, QUALITY_ONE, rounding_mode="floor")
-
-
-def scaled(x: Tensor, bias: Tensor) -> Tensor:
-    """Products, and their bias, back to the scale of activations, rounded half up, in place."""
-    return x.add_(bias + WEIGHT_ONE // 2).div_(WEIGHT_ONE).floor_()
-
-
-def to_class(x: Tensor, classes: int) -> Tensor:
-    """Fixed-point class values -> table indices 0..classes-1, rounded half up, uint8."""
-    return (x / CLASS_ONE).add_(0.5).clamp_(0, classes - 1).to(torch.uint8)  # which cuts off what is behind the point
 
 
 def worst(weight: Tensor, bias: Tensor, largest: int) -> float:
@@ -70,27 +62,49 @@ def strip_rows(planes: Tensor, finer: int = 1) -> int:
     return max(1, positions // (planes[0, ..., 0, :].numel() * finer))
 
 
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """Values (C,), to broadcast over the positions of planes."""
-    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
+def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """Weight (outputs, inputs) and bias (outputs,) -> what `product` takes: the bias as the weight of a one."""
+    return torch.cat([weight, bias[:, None]], 1)
 
 
-def neighbourhood_product(weights: Tensor, padded: Tensor) -> Tensor:
-    """weight . (3x3 around each position): of `by_row`, (C, ..., h+2, w+2) of any type -> (outputs, ..., h, w) float64.
+def product(weight: Tensor, *parts: Tensor) -> Tensor:
+    """Of `with_bias`, at every position of planes (C, ...) of any type, one part after another -> (outputs, ...)."""
+    sizes, shape = [len(part) for part in parts], parts[0].shape[1:]
+    inputs = torch.empty(sum(sizes) + 1, *shape, dtype=torch.float64, device=parts[0].device)
+    for place, part in zip(torch.split(inputs[:-1], sizes), parts, strict=True):
+        place.copy_(part)
+    inputs[-1] = 1
+    return (weight @ inputs.flatten(1)).view(-1, *shape)
+
+
+def neighbourhood_product(weight: Tensor, padded: Tensor) -> Tensor:
+    """`product` of the 3x3 around each position: of `by_row`, (C, ..., h+2, w+2) of any type -> (outputs, ..., h, w).
 
     The three columns side by side as inputs, the three rows as outputs, summed after: less to copy than with nine
     of either.
     """
     h, w = padded.shape[-2] - 2, padded.shape[-1] - 2
-    columns = torch.cat([padded[..., left : left + w] for left in range(3)]).to(torch.float64)
-    products = (weights @ columns.flatten(1)).view(3, -1, *columns.shape[1:])
-    return (products[0, ..., :h, :] + products[1, ..., 1 : 1 + h, :]).add_(products[2, ..., 2:, :])
+    above, here, below = product(weight, *(padded[..., left : left + w] for left in range(3))).chunk(3)
+    return (above[..., :h, :] + here[..., 1 : 1 + h, :]).add_(below[..., 2:, :])
 
 
-def by_row(weight: Tensor) -> Tensor:
-    """Rows (outputs, 9 C) in unfold's order (channel, row, column) -> (3 * outputs, 3 * C), by row and by column."""
+def by_row(weight: Tensor, bias: Tensor) -> Tensor:
+    """Rows (outputs, 9 C) in unfold's order (channel, row, column) -> (3 * outputs, 3 * C + 1), by row and by column.
+
+    The bias is with the first of the three rows.
+    """
     outputs = len(weight)
-    return weight.view(outputs, -1, 3, 3).permute(2, 0, 3, 1).reshape(3 * outputs, -1)
+    rows = weight.view(outputs, -1, 3, 3).permute(2, 0, 3, 1).reshape(3 * outputs, -1)
+    return with_bias(rows, F.pad(bias, (0, 2 * outputs)))
+
+
+def finer(four: Tensor, onto: Tensor, add: bool) -> Tensor:
+    """Put, or add, what belongs to the four finer positions of each, (n, 4, ..., h, w), onto (n, ..., <=2h, <=2w)."""
+    for i, part in enumerate(four.unbind(1)):
+        at = onto[..., i // 2 :: 2, i % 2 :: 2]
+        part = part[..., : at.shape[-2], : at.shape[-1]]
+        at.add_(part) if add else at.copy_(part)
+    return onto
 
 
 def pad(x: Tensor) -> Tensor:
@@ -112,48 +126,53 @@ class IntegerClassNetwork:
         "class_bias",
     )
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.enter, neighbours, self.neighbours_bias, leave, leave_bias = (
+    def __init__(self, tensors: Mapping[str, Tensor], groups: int) -> None:
+        """groups: how many of the first outputs are classes; the others enter context networks."""
+        enter, neighbours, neighbours_bias, leave, leave_bias = (
             tensors[name].to(torch.float64) for name in self.NAMES[:5]
         )
         self.hidden_bias, self.class_bias = (tensors[name] for name in self.NAMES[5:])
-        self.neighbours = by_row(neighbours)
+        self.enter = enter / WEIGHT_ONE
+        self.neighbours = by_row(neighbours / WEIGHT_ONE, neighbours_bias / WEIGHT_ONE + 0.5)
+        # what one is in each output: a class, or an activation of a context network
+        one = torch.full_like(self.class_bias[0], CLASS_ONE, dtype=torch.float64)
+        one[groups:] = WEIGHT_ONE * CLASS_ONE / PRODUCT_ONE
+        self.half = (one == CLASS_ONE) * 0.5
+        self.one = one
         # a row for each of the four finer positions of each output
-        self.leave = leave.view(-1, 4, leave.shape[1])
-        self.leave_bias = leave_bias.view(-1, 4)
+        self.leave = leave.view(len(one), 4, -1) / one[:, None, None]
+        self.leave_bias = leave_bias.view(len(one), 4)
         self.largest = worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max())
         check_bounds(
-            worst(self.enter, self.hidden_bias, EMBEDDING_MAX),
-            worst(neighbours, self.neighbours_bias, ACTIVATION_MAX),
+            worst(enter, self.hidden_bias, EMBEDDING_MAX),
+            worst(neighbours, neighbours_bias, ACTIVATION_MAX),
             self.largest,
         )
 
     def hidden(self, embedding: Tensor, quality: int) -> Tensor:
         """Integer embeddings (inputs, ..., h, w) float64 -> hidden activations (width, ..., h, w) int32."""
         h, device = embedding.shape[-2], embedding.device
-        bias = at_quality(self.hidden_bias.to(device), quality)[:, None]
-        enter, neighbours = self.enter.to(device), self.neighbours.to(device)
+        enter = with_bias(self.enter, at_quality(self.hidden_bias, quality).double() / WEIGHT_ONE + 0.5).to(device)
+        neighbours = self.neighbours.to(device)
         padded = pad(embedding)
         rows = strip_rows(embedding)
         strips = []
         for top in range(0, h, rows):
             part = padded[..., top : min(h, top + rows) + 2, :]
-            near = scaled(enter @ part.flatten(1), bias).clamp_(0, ACTIVATION_MAX)
-            near = near.view(-1, *part.shape[1:])
-            centre = near[..., 1:-1, 1:-1]
-            total = neighbourhood_product(neighbours, near)
-            x = scaled(total, column(self.neighbours_bias, total)).clamp_(min=0).add_(centre)
-            strips.append(x.clamp_(max=ACTIVATION_MAX).int())
+            near = product(enter, part).floor_().clamp_(0, ACTIVATION_MAX)
+            x = neighbourhood_product(neighbours, near).floor_().clamp_(min=0)
+            strips.append(x.add_(near[..., 1:-1, 1:-1]).clamp_(max=ACTIVATION_MAX).int())
         return torch.cat(strips, -2)
 
-    def outputs(self, hidden: Tensor, quality: int, which: slice) -> Tensor:
-        """Hidden activations (width, ..., h, w) -> some outputs (n, ..., 2h, 2w) float64, in fixed-point classes."""
-        weight = self.leave[which].flatten(0, 1).to(hidden.device)
-        bias = self.leave_bias[which] + at_quality(self.class_bias[:, which], quality)[:, None]
-        out = (weight @ hidden.flatten(1).to(torch.float64)).add_(bias.flatten()[:, None].to(hidden.device))
-        of_pictures = out.view(len(out), -1, *hidden.shape[-2:]).transpose(0, 1)
-        finer = F.pixel_shuffle(of_pictures, 2).transpose(0, 1)
-        return finer.view(len(finer), *hidden.shape[1:-2], *finer.shape[-2:])
+    def outputs(self, quality: int, which: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
+        """The function that gives some outputs, (n, 4, ..., h, w) float64, of hidden activations (width, ..., h, w).
+
+        Those are in classes, with a half more, or in activations of a context network, at the four finer positions.
+        """
+        bias = self.leave_bias + at_quality(self.class_bias, quality)[:, None]
+        bias = bias / self.one[:, None] + self.half[:, None]
+        weight = with_bias(self.leave[list(which)].flatten(0, 1), bias[list(which)].flatten()).to(device)
+        return lambda hidden: product(weight, hidden).view(-1, 4, *hidden.shape[1:])
 
 
 class IntegerContextNetwork:
@@ -162,24 +181,22 @@ class IntegerContextNetwork:
     NAMES = ("enter.weight", "enter.bias", "leave.weight", "leave.bias")
 
     def __init__(self, tensors: Mapping[str, Tensor], largest: float) -> None:
-        enter, self.enter_bias, self.leave, self.leave_bias = (tensors[name].to(torch.float64) for name in self.NAMES)
-        self.enter = by_row(enter)
+        enter, enter_bias, leave, leave_bias = (tensors[name].to(torch.float64) for name in self.NAMES)
         check_bounds(
-            worst(enter, self.enter_bias, LOG_ENERGY_MAX) + largest * (PRODUCT_ONE // CLASS_ONE),
-            worst(self.leave, self.leave_bias, ACTIVATION_MAX) + largest,
+            worst(enter, enter_bias, LOG_ENERGY_MAX) + largest * (PRODUCT_ONE // CLASS_ONE),
+            worst(leave, leave_bias, ACTIVATION_MAX) + largest,
         )
+        self.enter = by_row(enter / WEIGHT_ONE, enter_bias / WEIGHT_ONE + 0.5)
+        self.leave = with_bias(leave / CLASS_ONE, leave_bias / CLASS_ONE)
 
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
-        """Padded log energies (inputs, ..., h+2, w+2), hidden input (width, ..., h, w) -> fixed-point classes.
+        """Padded log energies (inputs, ..., h+2, w+2), hidden input (width, 4, ..., h/2, w/2) -> what classes gain.
 
-        Those are (groups, ..., h, w).
+        That is (groups, ..., h, w) float64.
         """
-        device = coarse.device
+        device = log_energy.device
         x = neighbourhood_product(self.enter.to(device), log_energy)
-        x.add_(coarse, alpha=PRODUCT_ONE // CLASS_ONE)
-        x = scaled(x, column(self.enter_bias, x)).clamp_(0, ACTIVATION_MAX)
-        out = (self.leave.to(device) @ x.flatten(1)).add_(self.leave_bias.to(device)[:, None])
-        return out.view(-1, *coarse.shape[1:])
+        return product(self.leave.to(device), finer(coarse, x, add=True).floor_().clamp_(0, ACTIVATION_MAX))
 
 
 class Prior:
@@ -196,8 +213,9 @@ class Prior:
 
         self.config = config
         self.static = tensors["prior.class_3"]
-        self.network_1 = IntegerClassNetwork(under("prior.network_1."))
-        self.network_2 = IntegerClassNetwork(under("prior.network_2."))
+        groups = sum(bank.groups for bank in config.level1)
+        self.network_1 = IntegerClassNetwork(under("prior.network_1."), groups)
+        self.network_2 = IntegerClassNetwork(under("prior.network_2."), sum(bank.groups for bank in config.level2))
         largest = self.network_1.largest
         self.contexts = [
             IntegerContextNetwork(under(f"prior.context_{b}."), largest) for b in range(1, len(config.level1))
@@ -246,14 +264,16 @@ class Prior:
 
     def classes_3(self, quality: int, size: tuple[int, int]) -> Tensor:
         """Static classes (groups, *size) uint8."""
-        rows = to_class(at_quality(self.static, quality).double(), self.config.classes)
-        return rows[:, None, None].expand(-1, *size)
+        classes = (at_quality(self.static, quality) / CLASS_ONE + 0.5).clamp_(0, self.config.classes - 1)
+        return classes.to(torch.uint8)[:, None, None].expand(-1, *size)
 
     def classes_2(self, codes_3: Tensor, quality: int, size: tuple[int, int]) -> Tensor:
         """Classes of y2 (groups, ..., *size) uint8 from the codes of level 3."""
         hidden = self.network_2.hidden(self.embed(3, codes_3), quality)
-        outputs = self.network_2.outputs(hidden, quality, slice(None))
-        return to_class(outputs, self.config.classes)[..., : size[0], : size[1]]
+        every = range(len(self.network_2.one))
+        four = self.network_2.outputs(quality, every, hidden.device)(hidden)
+        classes = torch.empty(len(every), *hidden.shape[1:-2], *size, dtype=torch.uint8, device=hidden.device)
+        return finer(four.clamp_(0, self.config.classes - 1), classes, add=False)
 
     def hidden_1(self, codes_3: Tensor, codes_2: Tensor, quality: int) -> Tensor:
         """Codes of levels 3 and 2 -> what they say about level 1, for `classes_1`."""
@@ -267,23 +287,26 @@ class Prior:
         hidden: of `hidden_1`; log_energy: of all earlier banks, padded, (their groups, ..., h + 2, w + 2).
         """
         h, w = log_energy.shape[-2] - 2, log_energy.shape[-1] - 2
-        banks = self.config.level1
-        first = sum(b.groups for b in banks[:bank])
-        mine = slice(first, first + banks[bank].groups)
-        width = self.config.context_width
-        inputs = sum(b.groups for b in banks) + (bank - 1) * width
+        banks, top_class = self.config.level1, self.config.classes - 1
+        first, groups = sum(b.groups for b in banks[:bank]), banks[bank].groups
+        which = [*range(first, first + groups)]
+        if bank:
+            width = self.config.context_width
+            inputs = sum(b.groups for b in banks) + (bank - 1) * width
+            which += range(inputs, inputs + width)
+        outputs = self.network_1.outputs(quality, which, hidden.device)
+        classes = torch.empty(groups, *hidden.shape[1:-2], h, w, dtype=torch.uint8, device=hidden.device)
         rows = strip_rows(hidden, 4)  # of the level-2 grid
-        strips = []
         for top in range(0, hidden.shape[-2], rows):
-            part = hidden[..., top : top + rows, :]
+            four = outputs(hidden[..., top : top + rows, :])
             start, end = 2 * top, min(h, 2 * (top + rows))
-            classes = self.network_1.outputs(part, quality, mine)[..., : end - start, :w]
+            mine = classes[..., start:end, :]
             if bank:
-                coarse = self.network_1.outputs(part, quality, slice(inputs, inputs + width))
-                coarse = coarse[..., : end - start, :w]
-                classes = classes + self.contexts[bank - 1](log_energy[..., start : end + 2, :], coarse)
-            strips.append(to_class(classes, self.config.classes))
-        return torch.cat(strips, -2)
+                gained = self.contexts[bank - 1](log_energy[..., start : end + 2, :], four[groups:])
+                mine.copy_(finer(four[:groups], gained, add=True).clamp_(0, top_class))
+            else:
+                finer(four.clamp_(0, top_class), mine, add=False)
+        return classes
 
 
 def log_energy(words: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 512  # positions searched at once on a CPU: the distances stay in the cache
+SCORES = 1 << 17  # of words for vectors, at once on a CPU: they stay in the cache
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
 WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of distances
 FEW_WORDS = 64  # not worth leaving some of them out of a search
@@ -73,14 +73,26 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
 
-    N is a sum of `chunks`, not 0.
-
     Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
     networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
     """
     with torch.autocast(columns.device.type, enabled=False):
-        parts = torch.split(columns, chunks(columns.shape[2], columns.device), 2)
-        return torch.cat([torch.bmm(words, part).max(1).indices for part in parts], 1)
+        return largest(torch.bmm(words, columns))
+
+
+def largest(scores: Tensor) -> Tensor:
+    """Index of the largest score of each column: (groups, K, N) -> (groups, N) int64.
+
+    A maximum takes a tenth of the time of a maximum with its place: hence first the block that holds it.
+    """
+    side = 1 << scores.shape[1].bit_length() // 2
+    if scores.shape[1] % side:
+        return scores.max(1).indices
+    blocks = scores.view(len(scores), -1, side, scores.shape[2])
+    block = blocks.amax(2).max(1).indices
+    inside = blocks.gather(1, block[:, None, None].expand(-1, 1, side, -1))[:, 0]
+    index: Tensor = inside.max(1).indices.add_(block, alpha=side)
+    return index
 
 
 def picks(device: torch.device) -> bool:
@@ -88,15 +100,14 @@ def picks(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def chunks(count: int, device: torch.device) -> list[int]:
-    """Sizes of the parts in which `count` vectors are searched; their sum may be larger, for padding.
+def chunks(count: int, words: int) -> list[int]:
+    """Sizes of the parts in which `count` vectors are searched among so many words on a CPU; their sum may be larger.
 
-    Few sizes only on a CPU: for every new shape the matrix library would compile, and keep, another kernel.
+    Few sizes only: for every new shape the matrix library would compile, and keep, another kernel.
     """
-    if not picks(device):
-        return [min(WIDE_CHUNK, count - start) for start in range(0, count, WIDE_CHUNK)]
-    rest = count % CHUNK
-    return [CHUNK] * (count // CHUNK) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
+    size = 1 << (SCORES // words).bit_length() - 1
+    rest = count % size
+    return [size] * (count // size) + ([max(LEAST_CHUNK, 1 << (rest - 1).bit_length())] if rest else [])
 
 
 def nearest(vectors: Tensor, group: Tensor, words: Tensor) -> Tensor:
@@ -158,30 +169,37 @@ def search_shells(
     (groups, D, N), which is 0.  Where nothing is picked out (see `picks`) all are searched, and every group has as
     many.
     """
-
-    def found(at: Tensor | slice, count: int, among: Tensor) -> Tensor:
-        columns = words.new_zeros(len(among), words.shape[2], sum(chunks(count, words.device)))
-        fill(columns[:, :, :count], at)
-        return largest_product(columns, among)[:, :count].flatten()
-
+    groups, _, dim = words.shape
     if not picks(group.device):
-        return found(slice(None), len(group) // len(words), words)
+        columns = words.new_zeros(groups, dim, len(group) // groups)
+        fill(columns, slice(None))
+        return torch.cat([largest_product(part, words) for part in torch.split(columns, WIDE_CHUNK, 2)], 1).flatten()
     index = torch.zeros_like(group)
-    for g, many, at in members(shell(), group, searched(words)):
-        index[at] = found(at, len(at), words[g : g + 1, :many])
+    for count, at, sizes in members(shell(), group, groups, searched(words)):
+        columns = words.new_zeros(1, dim, len(at) + SCORES // count)  # a group's last chunk may end in another group
+        fill(columns[:, :, : len(at)], at)
+        found, start = index.new_empty(columns.shape[2]), 0
+        for among, size in zip(words[:, None, :count], sizes, strict=True):
+            first = start
+            for chunk in chunks(size, count):
+                found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], among)[0]
+                first += chunk
+            start += size
+        index[at] = found[: len(at)]
     return index
 
 
-def members(shell: Tensor, group: Tensor, counts: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-    """Of every shell and group with vectors in it: the group, how many words are searched, and the vectors.
+def members(
+    shell: Tensor, group: Tensor, groups: int, counts: Sequence[int]
+) -> Iterator[tuple[int, Tensor, list[int]]]:
+    """Of every shell with vectors in it: how many words are searched, its vectors, and how many are of each group.
 
     shell, group (M,): of each vector; groups grow.
     """
-    for number, count in enumerate(counts, 1):
-        marked = (shell == number).nonzero()[:, 0]
-        groups, sizes = torch.unique_consecutive(group[marked], return_counts=True)
-        for g, mine in zip(groups.tolist(), torch.split(marked, sizes.tolist()), strict=True):
-            yield g, count, mine
+    sizes = torch.bincount(group + groups * shell, minlength=groups * (len(counts) + 1)).view(-1, groups).tolist()
+    for number, (count, mine) in enumerate(zip(counts, sizes[1:], strict=True), 1):
+        if any(mine):
+            yield count, (shell == number).nonzero()[:, 0], mine
 
 
 def half_energy(words: Tensor) -> Tensor:
@@ -388,18 +406,20 @@ def expected_gradient(
     slope, x = slope.flatten(0, 1), x.flatten(0, 1)
     distance = torch.linalg.vector_norm(x - words[:, 0][rates.group], dim=-1)
     result = torch.zeros_like(x)
-    for g, count, marked in members(shells(distance, of_tables(radii, row, rates)), rates.group, searched(words)):
-        c = words[g, :count]
-        energy = w * c.square().sum(-1)
-        for at in torch.split(marked, SOFT_CHUNK):
-            cost = table[g, row[at], :count]
-            if rates.share is not None:
-                cost = torch.lerp(cost, table[g, row[at] + 1, :count], rates.share[at, None])
-            cost = torch.addmm(cost + energy, x[at], c.t(), alpha=-2 * w)
-            p = torch.softmax(cost / -temperature, -1)
-            change = slope[at] @ c.t()
-            change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
-            result[at] = (change @ c) * (2 * w / temperature)
+    shell = shells(distance, of_tables(radii, row, rates))
+    for count, marked, sizes in members(shell, rates.group, len(words), searched(words)):
+        for g, mine in enumerate(torch.split(marked, sizes)):
+            c = words[g, :count]
+            energy = w * c.square().sum(-1)
+            for at in torch.split(mine, SOFT_CHUNK) if len(mine) else ():
+                cost = table[g, row[at], :count]
+                if rates.share is not None:
+                    cost = torch.lerp(cost, table[g, row[at] + 1, :count], rates.share[at, None])
+                cost = torch.addmm(cost + energy, x[at], c.t(), alpha=-2 * w)
+                p = torch.softmax(cost / -temperature, -1)
+                change = slope[at] @ c.t()
+                change = (change - (p * change).sum(-1, keepdim=True)).mul_(p)
+                result[at] = (change @ c) * (2 * w / temperature)
     return result.view(shape)
 
 
