@@ -437,18 +437,24 @@ class Engine:
         self, codes: list[Tensor], classes: list[Tensor], quality: Tensor, *, grey: bool = False, scale: int = 1
     ) -> Tensor:
         """Codes and classes (B, ...), quality (B,) in 1..8, all on the device -> (B, 3 or 1, h * 16, w * 16) uint8."""
+        from .model.network import quarters_to_pixels
+
         torch, model = self.torch, self.model
         B, _, h, w = codes[0].shape
         with torch.inference_mode(), self.networks():
             features = self.features(codes, classes, quality)
 
-            def levels(x: Tensor) -> Tensor:
+            def leave(z1: Tensor, last: Tensor) -> Tensor:
+                patches = model.leave(z1, last, one=255.0, offset=0.5)  # what is behind the point is cut off
+                if grey:
+                    patches = patches.unflatten(-1, (256, 3)).mean(-1)
+                return quarters_to_pixels(patches.clamp_(0, 255).to(torch.uint8)).permute(0, 3, 1, 2)
+
+            def preview(z1: Tensor, seen: Tensor) -> Tensor:
+                x = model.preview(z1, seen, scale)
                 if grey:
                     x = x.mean(1, keepdim=True)
                 return x.mul_(255).round_().clamp_(0, 255)
-
-            def leave(z1: Tensor, last: Tensor) -> Tensor:
-                return levels(model.leave(z1, last))
 
             side = 16 // scale
             # channels last in memory, so that an array comes out without another copy
@@ -464,7 +470,7 @@ class Engine:
                     parts = [(z1[own], 1), (last[magnified(own, 2)], 2)]
                     tiled(leave, parts, here, side, 0, self.strip_positions)
                 else:
-                    here[:] = levels(model.preview(z1, seen, scale)[magnified(own, side)])
+                    here[:] = preview(z1, seen)[magnified(own, side)]
         return out
 
     def features(self, codes: list[Tensor], classes: list[Tensor], quality: Tensor) -> Tensor:

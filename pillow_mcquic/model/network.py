@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -113,6 +114,14 @@ def unit_range(x: Tensor) -> Tensor:
     return x.float().mul_(1 / 255) if x.dtype == torch.uint8 else x.float()
 
 
+def levels(x: Tensor) -> Tensor:
+    """Pixels in 0..255, from such in uint8, which they stay, or from float32 in 0..1."""
+    return x if x.dtype == torch.uint8 else x * 255
+
+
+MIDDLE = 127.5  # of the levels; what is left of one without it bfloat16 holds exactly
+
+
 def to_patches(x: Tensor, step: int) -> Tensor:
     """Planes (B, C, H, W) -> patches (B, H / step, W / step, step * step * C), in the order (row, column, channel).
 
@@ -131,6 +140,13 @@ def to_pixels(x: Tensor, step: int) -> Tensor:
     return x.reshape(B, h * step, w * step, row // step)
 
 
+def quarters_to_pixels(x: Tensor) -> Tensor:
+    """Patches of 16x16 as four of 8x8, (B, h, w, 2 * 2 * 8 * 8 * C) -> pixels (B, h * 16, w * 16, C)."""
+    B, h, w, size = x.shape
+    x = x.view(B, h, w, 2, 2, 8, size // 32).permute(0, 1, 3, 5, 2, 4, 6)
+    return x.reshape(B, h * 16, w * 16, size // 256)
+
+
 def to_rows(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B * h * w, C).
 
@@ -142,6 +158,31 @@ def to_rows(x: Tensor) -> Tensor:
 def to_planes(rows: Tensor, like: Tensor) -> Tensor:
     """The inverse of `to_rows`, channels-last; `like` (B, ..., h, w) gives the other sizes."""
     return rows.view(like.shape[0], *like.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+class Kept:
+    """What is made of parameters for a precision: anew while they learn, once when they do not."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[object, tuple[Tensor, ...]] = (None, ())
+
+    def __call__(
+        self, parameter: Tensor, dtype: torch.dtype, make: Callable[[torch.dtype], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `make` gives for a precision; `parameter`: one of those it uses."""
+        if parameter.requires_grad:
+            return make(dtype)
+        wanted = dtype, parameter.device
+        if self._kept[0] != wanted:
+            with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
+                self._kept = wanted, make(dtype)
+        return self._kept[1]
+
+
+def network_dtype(x: Tensor) -> torch.dtype:
+    """The precision of products here: that of autocast, or of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Affine(torch.autograd.Function):
@@ -194,16 +235,11 @@ class Pointwise(nn.Module):
         self.deviation = scale / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self._reduced: tuple[Tensor, Tensor] | None = None
+        self._reduced = Kept()
 
-    def reduced(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight and bias in a precision; of a layer that does not learn they are made once."""
-        if self.weight.requires_grad:
-            return self.weight.to(dtype), self.bias.to(dtype)
-        if self._reduced is None or self._reduced[0].dtype != dtype:
-            with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
-                self._reduced = self.weight.to(dtype), self.bias.to(dtype)
-        return self._reduced
+    def reduced(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Weight and bias in a precision."""
+        return self._reduced(self.weight, dtype, lambda dtype: (self.weight.to(dtype), self.bias.to(dtype)))
 
     def forward(self, x: Tensor) -> Tensor:
         return to_planes(self.of_rows(to_rows(x)), x)
@@ -212,7 +248,7 @@ class Pointwise(nn.Module):
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
         assert not leaky or onto is None
         if rows.device.type == "cpu" and one_pass():
-            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+            dtype = network_dtype(rows)
             rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
             if {t.dtype for t in (rows, weight, onto) if t is not None} == {torch.bfloat16}:
                 return Affine.apply(rows, weight, bias, leaky, onto)  # type: ignore[no-any-return,no-untyped-call]
@@ -445,6 +481,7 @@ class Model(nn.Module):
         self.klt_analysis = nn.Parameter(basis * self.REFERENCE_GAIN)  # (n1, 768)
         self.klt_synthesis = nn.Parameter(basis.t().contiguous() / self.REFERENCE_GAIN)  # (768, n1)
         self.register_buffer("patch_mean", mean)  # (768,)
+        self._analysis_matrices, self._synthesis_matrices = Kept(), Kept()
         self.register_buffer("deviation", deviation * self.REFERENCE_GAIN)  # of each y1 channel
 
         # previews are fitted at export, to what the synthesis transform makes of the same codes
@@ -467,15 +504,23 @@ class Model(nn.Module):
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Pixels, uint8 too -> linear shortcut (B, n1, h, w) float32.  Reach: 0."""
-        rows = unit_range(to_patches(x, 16)) - self.patch_mean  # bytes are moved, not floats
+
+        def make(dtype: torch.dtype) -> tuple[Tensor, ...]:
+            large, small = self.klt_analysis[:LARGE], self.klt_analysis[LARGE:]
+            middle = small @ (MIDDLE / 255 - self.patch_mean)
+            return large / 255, large @ -self.patch_mean, (small / 255).to(dtype), middle.to(dtype)
+
+        rows = to_patches(levels(x), 16)  # bytes are moved, not floats
+        dtype = network_dtype(self.klt_analysis)
         with torch.autocast(x.device.type, enabled=False):
-            large = F.linear(rows, self.klt_analysis[:LARGE])
-        small = F.linear(rows, self.klt_analysis[LARGE:])
-        return torch.cat([large, small.float()], -1).permute(0, 3, 1, 2)
+            large, mean, small, middle = self._analysis_matrices(self.klt_analysis, dtype, make)
+            parts = [F.linear(rows.float(), large, mean), F.linear(rows.to(dtype) - MIDDLE, small, middle).float()]
+        return torch.cat(parts, -1).permute(0, 3, 1, 2)
 
     def enter(self, x: Tensor) -> Tensor:
         """Pixels, uint8 too -> first features (B, width, 2h, 2w).  Reach: 0."""
-        t: Tensor = self.analysis_8[0]((unit_range(to_patches(x, 8)) - 0.5).permute(0, 3, 1, 2))
+        rows = (to_patches(levels(x), 8).to(network_dtype(self.klt_analysis)) - MIDDLE) * (1 / 255)
+        t: Tensor = self.analysis_8[0](rows.permute(0, 3, 1, 2))
         return t
 
     def analyse_entered(self, entered: Tensor) -> Tensor:
@@ -530,11 +575,12 @@ class Model(nn.Module):
         return y1[:, : self.deep] / self.deviation[: self.deep].view(1, -1, 1, 1)
 
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1, float32.
+        """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1 (B, 3, H, W) float32.
 
         Reach: `synthesis_reach`, with that of the mean.
         """
-        return self.leave(z1, self.synthesise_features(z1, features, quality))
+        patches = self.leave(z1, self.synthesise_features(z1, features, quality))
+        return quarters_to_pixels(patches).permute(0, 3, 1, 2)
 
     def synthesise_features(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """All of the synthesis that sees neighbours: -> last features (B, width, 2h, 2w)."""
@@ -542,15 +588,31 @@ class Model(nn.Module):
         t = self.synthesis_8(self.synthesis_gain_16(t, quality))
         return self.synthesis_gain_8(t, quality)  # type: ignore[no-any-return]
 
-    def leave(self, z1: Tensor, last: Tensor) -> Tensor:
-        """Quantised y1 and last features -> pixels about 0..1, float32.  Reach: 0."""
+    def leave(self, z1: Tensor, last: Tensor, one: float = 1.0, offset: float = 0.0) -> Tensor:
+        """Quantised y1 and last features -> patches as of `quarters_to_pixels`, (B, h, w, 768) float32.  Reach: 0.
+
+        Their pixels are about offset..offset + one.
+        """
+
+        def make(dtype: torch.dtype) -> tuple[Tensor, ...]:
+            def by_quarter(rows: Tensor) -> Tensor:
+                return rows.view(2, 8, 2, 24, -1).transpose(1, 2).reshape(768, -1)
+
+            mean = self.patch_mean[:, None]
+            large = torch.cat([self.klt_synthesis[:, :LARGE], mean, torch.ones_like(mean)], 1)
+            return by_quarter(large), by_quarter(self.klt_synthesis[:, LARGE:]).to(dtype)
+
+        rows, dtype = to_rows(z1.float()), network_dtype(self.klt_synthesis)
         with torch.autocast(z1.device.type, enabled=False):
-            rows = to_rows(z1.float())
-            patches = F.linear(rows[:, :LARGE], self.klt_synthesis[:, :LARGE], self.patch_mean)
-        patches.add_(F.linear(rows[:, LARGE:], self.klt_synthesis[:, LARGE:]))
-        pixels = to_pixels(patches.view(z1.shape[0], *z1.shape[2:], -1), 16)
-        t = self.synthesis_head(last).permute(0, 2, 3, 1)
-        return pixels.add_(to_pixels(t, 8)).permute(0, 3, 1, 2)
+            large, small = self._synthesis_matrices(self.klt_synthesis, dtype, make)
+            quarters = F.linear(rows[:, LARGE:].to(dtype), small).view(-1, 192)
+        quarters = self.synthesis_head.of_rows(to_patches(last, 2).view(-1, last.shape[1]), onto=quarters)
+        with torch.autocast(z1.device.type, enabled=False):
+            constant = rows.new_tensor([1.0, offset / one]).expand(len(rows), 2)
+            known = torch.cat([rows[:, :LARGE], constant], 1)
+            # in place, as fresh memory costs more than the arithmetic
+            patches = quarters.view(-1, 768).float().addmm_(known, large.t(), beta=one, alpha=one)
+        return patches.view(z1.shape[0], *z1.shape[2:], -1)
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """Quantised y1, its `LARGE` channels with those of the eight positions around, and level-1 features, in rows.
