@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -338,12 +339,15 @@ class Engine:
 
         torch, prior = self.torch, self.weights.prior
         h, w = size
-        energy = torch.empty((0, hidden.shape[1], h + 2, w + 2), dtype=torch.int16, device=self.device)
-        codes, classes = [], []
-        for bank in range(banks):
-            classes.append(prior.classes_1(bank, hidden, energy, quality).transpose(0, 1))
+        starts = [0, *itertools.accumulate(self.model.quantiser1.group_split[: banks - 1])]
+        energy = torch.empty((starts[-1], hidden.shape[1], h + 2, w + 2), dtype=torch.int16, device=self.device)
+        codes: list[Tensor] = []
+        classes: list[Tensor] = []
+        for bank, start in enumerate(starts):
+            if bank:
+                energy[starts[bank - 1] : start] = pad(prior.log_energy(bank - 1, codes[-1].transpose(0, 1)))
+            classes.append(prior.classes_1(bank, hidden, energy[:start], quality).transpose(0, 1))
             codes.append(codes_of(bank, classes[-1]))
-            energy = torch.cat([energy, pad(prior.log_energy(bank, codes[-1].transpose(0, 1)))])
         return torch.cat(codes, 1), torch.cat(classes, 1)
 
     def classes(self, codes: list[Tensor], quality: int) -> list[Tensor]:
@@ -447,7 +451,7 @@ class Engine:
             def leave(z1: Tensor, last: Tensor) -> Tensor:
                 patches = model.leave(z1, last, one=255.0, offset=0.5)  # what is behind the point is cut off
                 if grey:
-                    patches = patches.unflatten(-1, (256, 3)).mean(-1)
+                    patches = patches.view(*patches.shape[:3], 256, 3).mean(-1)
                 return quarters_to_pixels(patches.clamp_(0, 255).to(torch.uint8)).permute(0, 3, 1, 2)
 
             def preview(z1: Tensor, seen: Tensor) -> Tensor:

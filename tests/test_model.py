@@ -16,6 +16,7 @@ from pillow_mcquic import codec, weights
 from pillow_mcquic.model import network
 from pillow_mcquic.model.cost import measure
 from pillow_mcquic.model.network import (
+    LARGE,
     ClassNetwork,
     Config,
     ContextNetwork,
@@ -23,6 +24,7 @@ from pillow_mcquic.model.network import (
     Pointwise,
     initialise,
     log_energy,
+    quarters_to_pixels,
     to_patches,
     to_pixels,
 )
@@ -45,6 +47,7 @@ from pillow_mcquic.model.quantiser import (
     Costs,
     Rates,
     group_of,
+    largest_product,
     lattice,
     nearest,
     pick,
@@ -81,6 +84,35 @@ def test_patches_hold_pixels_row_by_row(step: int) -> None:
     assert torch.equal(to_pixels(patches, step).permute(0, 3, 1, 2), x)
 
 
+def test_quarters_are_the_four_patches_of_eight_in_one_of_sixteen() -> None:
+    x = torch.randn(2, 3, 32, 48)
+    quarters = to_patches(to_patches(x, 8).permute(0, 3, 1, 2), 2)
+    assert torch.equal(quarters_to_pixels(quarters).permute(0, 3, 1, 2), x)
+
+
+def test_linear_shortcut_is_the_klt_of_patches(loaded: weights.Weights) -> None:
+    """In either type of pixels, and, in bfloat16, to its precision where the channels are small."""
+    model, x = loaded.model, torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    exact = (to_patches(x.double() / 255, 16) - model.patch_mean) @ model.klt_analysis.double().t()
+    with torch.inference_mode():
+        assert (model.shortcut(x).permute(0, 2, 3, 1) - exact).abs().max() < 1e-3
+        assert torch.allclose(model.shortcut(x / 255), model.shortcut(x), atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            reduced = (model.shortcut(x).permute(0, 2, 3, 1) - exact).abs()
+    assert reduced[..., :LARGE].max() < 1e-3
+    assert reduced[..., LARGE:].max() < 0.01 * exact[..., LARGE:].abs().max()
+
+
+@pytest.mark.parametrize(("one", "offset"), [(1.0, 0.0), (255.0, 0.5)])
+def test_pixels_are_the_klt_and_the_head_together(one: float, offset: float, loaded: weights.Weights) -> None:
+    model, z1, last = loaded.model, torch.randn(2, 384, 3, 2), torch.randn(2, 88, 6, 4)
+    with torch.inference_mode():
+        patches = z1.permute(0, 2, 3, 1) @ model.klt_synthesis.t() + model.patch_mean
+        expected = to_pixels(patches, 16) + to_pixels(model.synthesis_head(last).permute(0, 2, 3, 1), 8)
+        found = quarters_to_pixels(model.leave(z1, last, one, offset))
+    assert torch.allclose(found, one * expected + offset, atol=1e-5 * one)
+
+
 @pytest.mark.parametrize(("size", "halved"), [((1, 1), (1, 1)), ((5, 4), (3, 2)), ((2, 7), (1, 4))])
 def test_down_rounds_up(size: tuple[int, int], halved: tuple[int, int]) -> None:
     assert Down(3, 5)(torch.zeros(1, 3, *size)).shape[2:] == halved
@@ -109,6 +141,32 @@ def test_nearest_is_nearest_in_every_shell(count: int, dim: int, picking: bool) 
     index = nearest(vectors.flatten(0, 1), group_of(vectors).flatten(), words).view(3, 700, 1)
     found = torch.gather(distance, 2, index)[:, :, 0]
     assert torch.allclose(found, distance.min(-1).values, atol=0.02)  # words equally near, as float32 has it
+
+
+@pytest.mark.parametrize("count", [50, 64, 241, 256, 1536])
+def test_largest_product_is_the_largest(count: int) -> None:
+    columns, words = torch.randint(-3, 4, (2, 3, 200)).float(), torch.randint(-3, 4, (2, count, 3)).float()
+    scores = words @ columns  # with many equal ones
+    index = largest_product(columns, words)
+    assert torch.equal(torch.gather(scores, 1, index[:, None])[:, 0], scores.amax(1))
+
+
+def test_vectors_left_out_of_the_search_get_the_words_it_would_give_them(loaded: weights.Weights) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for books, costs in zip(loaded.model.banks(1), loaded.costs[0], strict=True):
+        groups, dim = books.bank.groups, books.bank.dim
+        classes = torch.randint(0, 24, (1, groups, 20, 30), generator=generator).to(torch.uint8)
+        kinds = classes.transpose(0, 1).flatten(1).long()
+        radii = costs.choice.quiet[:, :24] * books.steps(torch.arange(24).expand(groups, -1))[..., 0]
+        direction = torch.nn.functional.normalize(torch.randn(groups, 600, dim, generator=generator), dim=-1)
+        length = torch.gather(radii, 1, kinds) * (0.8 + 0.4 * torch.rand(groups, 600, generator=generator))
+        vectors = direction * length[..., None]  # about as long as those that are left out
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            codes = books.assign(books.planes(vectors, 1, (20, 30)), classes, costs)
+        rates = Rates(costs.bits, group_of(vectors), kinds)
+        every = search(vectors / books.steps(kinds), list(books.words), rates, costs.choice)
+        found = codes[0].view(groups, len(books.words), -1).long()
+        assert torch.equal(found, torch.stack(every, 1))
 
 
 def chosen_words(value: float, words: list[list[float]], prices: list[list[float]], error_per_bit: float) -> list[int]:

@@ -28,6 +28,7 @@ WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of di
 FEW_WORDS = 64  # not worth leaving some of them out of a search
 SOFT_CHUNK = 2048  # vectors whose words are weighed at once
 UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
+ENERGY_SLACK = 1.02  # for squared norms, which may have been rounded to bfloat16
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
 
 
@@ -73,18 +74,10 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
 
-    Words lie in rows because torch's maximum over columns is several times faster than over rows.  Outside the
-    networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8).
+    Words lie in rows because torch's maximum over columns is several times faster than over rows.  A maximum takes a
+    tenth of the time of a maximum with its place: hence first the block that holds it.
     """
-    with torch.autocast(columns.device.type, enabled=False):
-        return largest(torch.bmm(words, columns))
-
-
-def largest(scores: Tensor) -> Tensor:
-    """Index of the largest score of each column: (groups, K, N) -> (groups, N) int64.
-
-    A maximum takes a tenth of the time of a maximum with its place: hence first the block that holds it.
-    """
+    scores = torch.bmm(words, columns)
     side = 1 << scores.shape[1].bit_length() // 2
     if scores.shape[1] % side:
         return scores.max(1).indices
@@ -170,23 +163,27 @@ def search_shells(
     many.
     """
     groups, _, dim = words.shape
-    if not picks(group.device):
-        columns = words.new_zeros(groups, dim, len(group) // groups)
-        fill(columns, slice(None))
-        return torch.cat([largest_product(part, words) for part in torch.split(columns, WIDE_CHUNK, 2)], 1).flatten()
-    index = torch.zeros_like(group)
-    for count, at, sizes in members(shell(), group, groups, searched(words)):
-        columns = words.new_zeros(1, dim, len(at) + SCORES // count)  # a group's last chunk may end in another group
-        fill(columns[:, :, : len(at)], at)
-        found, start = index.new_empty(columns.shape[2]), 0
-        for among, size in zip(words[:, None, :count], sizes, strict=True):
-            first = start
-            for chunk in chunks(size, count):
-                found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], among)[0]
-                first += chunk
-            start += size
-        index[at] = found[: len(at)]
-    return index
+    # outside the networks' autocast: in bfloat16 the winner would be any of the best few (0.3 dB at quality 8)
+    with torch.autocast(words.device.type, enabled=False):
+        if not picks(group.device):
+            columns = words.new_zeros(groups, dim, len(group) // groups)
+            fill(columns, slice(None))
+            parts = torch.split(columns, WIDE_CHUNK, 2)
+            return torch.cat([largest_product(part, words) for part in parts], 1).flatten()
+        index = torch.zeros_like(group)
+        for count, at, sizes in members(shell(), group, groups, searched(words)):
+            # a group's last chunk may reach into the next group, whose own come after
+            columns = words.new_zeros(1, dim, len(at) + SCORES // count)
+            fill(columns[:, :, : len(at)], at)
+            found, start = index.new_empty(columns.shape[2]), 0
+            for among, size in zip(words[:, None, :count], sizes, strict=True):
+                first = start
+                for chunk in chunks(size, count):
+                    found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], among)[0]
+                    first += chunk
+                start += size
+            index[at] = found[: len(at)]
+        return index
 
 
 def members(
@@ -509,8 +506,10 @@ class Codebooks(nn.Module):
         vectors = x.permute(0, 2, 3, 1).reshape(-1, self.bank.groups, self.bank.dim)
         classes = classes.transpose(0, 1).flatten(1)
         if picks(x.device):
-            norm = torch.linalg.vector_norm(vectors, dim=-1).t()
-            loud = norm >= torch.gather(costs.quiet, 1, classes.long())
+            # sums over so few channels take several times as long as a product, which autocast may have in bfloat16
+            own = torch.eye(self.bank.groups, device=x.device).repeat_interleave(self.bank.dim, 0)
+            energy = (vectors.flatten(1).square() @ own).t().float() * ENERGY_SLACK
+            loud = energy >= torch.gather(costs.quiet, 1, classes.long())
         else:
             loud = torch.ones_like(classes, dtype=torch.bool)
         group, at = loud.nonzero(as_tuple=True)
@@ -564,14 +563,16 @@ class Codebooks(nn.Module):
 class Costs:
     """What the words of a bank cost the encoder: `bits` for each stage (groups, contexts, classes, K), and `choice`.
 
-    `quiet` (groups, classes): the norm below which a vector gets word 0 at every stage, before it is divided by a step.
+    `quiet` (groups, classes): the squared norm below which a vector gets word 0 at every stage, before it is divided by
+    a step.
     """
 
     def __init__(self, codebooks: Codebooks, bits: Sequence[Tensor], error_per_bit: float) -> None:
         self.bits = [table.to(codebooks.words[0].device) for table in bits]
         self.choice = Choice([words.detach() for words in codebooks.words], self.bits[-1], error_per_bit)
         classes = torch.arange(bits[0].shape[2], device=codebooks.words[0].device).expand(len(self.bits[0]), -1)
-        self.quiet = self.choice.quiet[:, : classes.shape[1]] * codebooks.steps(classes).detach()[..., 0]
+        radii = self.choice.quiet[:, : classes.shape[1]] * codebooks.steps(classes).detach()[..., 0]
+        self.quiet = radii.clamp(min=0).square()
 
 
 class Quantiser(nn.Module):
