@@ -507,7 +507,7 @@ class Codebooks(nn.Module):
         classes = classes.transpose(0, 1).flatten(1)
         if picks(x.device):
             # sums over so few channels take several times as long as a product, which autocast may have in bfloat16
-            own = torch.eye(self.bank.groups, device=x.device).repeat_interleave(self.bank.dim, 0)
+            own = torch.eye(self.bank.groups, dtype=x.dtype, device=x.device).repeat_interleave(self.bank.dim, 0)
             energy = (vectors.flatten(1).square() @ own).t().float() * ENERGY_SLACK
             loud = energy >= torch.gather(costs.quiet, 1, classes.long())
         else:
