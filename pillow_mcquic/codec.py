@@ -35,9 +35,10 @@ REFINEMENT_ROUNDS = {1: 0, 2: 4, 3: 16}  # by effort
 TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at once on a CPU
 WIDE_TILE_POSITIONS = 1 << 15  # on other devices: 8 MP
 STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
-EVERY_POSITION = 1 << 60  # on other devices: one strip
-SEARCH_POSITIONS = 2 * TILE_POSITIONS  # whose codewords are searched at once on a CPU
-SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, 8.5 bytes a pixel
+EVERY_POSITION = 1 << 60  # on other devices: a window in one strip
+SHARED_ANALYSIS_PIXELS = (
+    16 << 20
+)  # up to here a size search keeps what all qualities share, 8.5 bytes a pixel (float32: 11)
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
@@ -163,7 +164,7 @@ class Engine:
         self.dtype = runtime.network_dtype(self.device)
         cpu = self.device.type == "cpu"
         self.tile_positions = tile_positions or (TILE_POSITIONS if cpu else WIDE_TILE_POSITIONS)
-        self.search_positions = SEARCH_POSITIONS if cpu else self.tile_positions
+        self.search_positions = (2 if cpu else 1) * self.tile_positions
         self.strip_positions = STRIP_POSITIONS if cpu else EVERY_POSITION
         self.model, self.costs = weights.model, weights.costs
         if self.device.type != "cpu":
@@ -261,7 +262,7 @@ class Engine:
         B, _, H, W = images.shape
         h, w = H // 16, W // 16
         linear = self._floats(B, model.quantiser1.channels, h, w)
-        for strip, _ in windows(h, w, self.strip_positions // B, 0):
+        for strip, _ in windows(h, w, min(self.strip_positions, self.tile_positions) // B, 0):
             linear[strip] = model.shortcut(images[magnified(strip, 16)])
         features = self._floats(B, config.analysis_width_16, h, w, self.dtype)
         for inner, outer in windows(h, w, self.tile_positions // B, model.entered_reach):

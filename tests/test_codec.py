@@ -289,14 +289,14 @@ def test_inference_leaves_torch_as_it_was(small: Image.Image, effort: int) -> No
     assert state() == before
 
 
-@pytest.mark.parametrize("effort", [1, 2])
-def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image, effort: int) -> None:
+@pytest.mark.parametrize(("effort", "dtype"), [(1, "float64"), (2, "float64"), (1, "bfloat16"), (2, "float16")])
+def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image, effort: int, dtype: str) -> None:
     import torch
 
     pixels = np.asarray(small)
     data = pillow_mcquic.encode(pixels, effort=effort)
     decoded = pillow_mcquic.decode(data)
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         assert pillow_mcquic.encode(pixels, effort=effort) == data
         assert np.array_equal(pillow_mcquic.decode(data), decoded)

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -114,12 +114,12 @@ def unit_range(x: Tensor) -> Tensor:
     return x.float().mul_(1 / 255) if x.dtype == torch.uint8 else x.float()
 
 
-def levels(x: Tensor) -> Tensor:
-    """Pixels in 0..255, from such in uint8, which they stay, or from float32 in 0..1."""
+def grey_levels(x: Tensor) -> Tensor:
+    """Pixels as whole numbers 0..255, from uint8, which they stay, or from float32 in 0..1."""
     return x if x.dtype == torch.uint8 else x * 255
 
 
-MIDDLE = 127.5  # of the levels; what is left of one without it bfloat16 holds exactly
+MIDDLE = 127.5  # of the grey levels; what is left of one without it bfloat16 holds exactly
 
 
 def to_patches(x: Tensor, step: int) -> Tensor:
@@ -161,22 +161,23 @@ def to_planes(rows: Tensor, like: Tensor) -> Tensor:
 
 
 class Kept:
-    """What is made of parameters for a precision: anew while they learn, once when they do not."""
+    """What is made of parameters for a precision: anew while they learn, once of those that will stay as they are."""
 
     def __init__(self) -> None:
         self._kept: tuple[object, tuple[Tensor, ...]] = (None, ())
 
     def __call__(
-        self, parameter: Tensor, dtype: torch.dtype, make: Callable[[torch.dtype], tuple[Tensor, ...]]
+        self, parameter: Tensor, dtype: torch.dtype, make: Callable[[], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """What `make` gives for a precision; `parameter`: one of those it uses."""
+        """What `make` gives for a precision; `parameter`: one of those it uses, which learn together."""
         if parameter.requires_grad:
-            return make(dtype)
-        wanted = dtype, parameter.device
-        if self._kept[0] != wanted:
+            self._kept = None, ()
+            return make()
+        wanted, kept = (dtype, parameter.device, parameter.data_ptr()), self._kept
+        if kept[0] != wanted:
             with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
-                self._kept = wanted, make(dtype)
-        return self._kept[1]
+                self._kept = kept = wanted, make()
+        return kept[1]
 
 
 def network_dtype(x: Tensor) -> torch.dtype:
@@ -239,10 +240,11 @@ class Pointwise(nn.Module):
 
     def reduced(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Weight and bias in a precision."""
-        return self._reduced(self.weight, dtype, lambda dtype: (self.weight.to(dtype), self.bias.to(dtype)))
+        return self._reduced(self.weight, dtype, lambda: (self.weight.to(dtype), self.bias.to(dtype)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return to_planes(self.of_rows(to_rows(x)), x)
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(B, in, h, w) -> (B, out, h, w), or added to `onto`, which is such."""
+        return to_planes(self.of_rows(to_rows(x), onto=None if onto is None else to_rows(onto)), x)
 
     def of_rows(self, rows: Tensor, *, leaky: bool = False, onto: Tensor | None = None) -> Tensor:
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
@@ -498,19 +500,22 @@ class Model(nn.Module):
     # --- the steps of encoding and decoding, each local: the codec may run them tile by tile ---
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32."""
+        """Analysis transform: pixels (B, 3, H, W) in 0..1 -> y1 (B, n1, h, w) float32.
+
+        Reach: `entered_reach` and then `analysis_reach`.
+        """
         deviations = self.analyse_features(self.analyse_entered(self.enter(x)), quality)
         return torch.addcmul(self.shortcut(x), deviations.float(), self.spread)
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Pixels, uint8 too -> linear shortcut (B, n1, h, w) float32.  Reach: 0."""
 
-        def make(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        def make() -> tuple[Tensor, ...]:
             large, small = self.klt_analysis[:LARGE], self.klt_analysis[LARGE:]
             middle = small @ (MIDDLE / 255 - self.patch_mean)
             return large / 255, large @ -self.patch_mean, (small / 255).to(dtype), middle.to(dtype)
 
-        rows = to_patches(levels(x), 16)  # bytes are moved, not floats
+        rows = to_patches(grey_levels(x), 16)  # bytes are moved, not floats
         dtype = network_dtype(self.klt_analysis)
         with torch.autocast(x.device.type, enabled=False):
             large, mean, small, middle = self._analysis_matrices(self.klt_analysis, dtype, make)
@@ -519,8 +524,9 @@ class Model(nn.Module):
 
     def enter(self, x: Tensor) -> Tensor:
         """Pixels, uint8 too -> first features (B, width, 2h, 2w).  Reach: 0."""
-        rows = (to_patches(levels(x), 8).to(network_dtype(self.klt_analysis)) - MIDDLE) * (1 / 255)
-        t: Tensor = self.analysis_8[0](rows.permute(0, 3, 1, 2))
+        layer = cast(Pointwise, self.analysis_8[0])
+        rows = (to_patches(grey_levels(x), 8).to(network_dtype(layer.weight)) - MIDDLE) * (1 / 255)
+        t: Tensor = layer(rows.permute(0, 3, 1, 2))
         return t
 
     def analyse_entered(self, entered: Tensor) -> Tensor:
@@ -594,7 +600,7 @@ class Model(nn.Module):
         Their pixels are about offset..offset + one.
         """
 
-        def make(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        def make() -> tuple[Tensor, ...]:
             def by_quarter(rows: Tensor) -> Tensor:
                 return rows.view(2, 8, 2, 24, -1).transpose(1, 2).reshape(768, -1)
 
@@ -602,17 +608,22 @@ class Model(nn.Module):
             large = torch.cat([self.klt_synthesis[:, :LARGE], mean, torch.ones_like(mean)], 1)
             return by_quarter(large), by_quarter(self.klt_synthesis[:, LARGE:]).to(dtype)
 
+        B, _, h, w = z1.shape
+
+        def planes(quarters: Tensor) -> Tensor:
+            return quarters.view(B, h, 4 * w, -1).permute(0, 3, 1, 2)
+
         rows, dtype = to_rows(z1.float()), network_dtype(self.klt_synthesis)
         with torch.autocast(z1.device.type, enabled=False):
             large, small = self._synthesis_matrices(self.klt_synthesis, dtype, make)
-            quarters = F.linear(rows[:, LARGE:].to(dtype), small).view(-1, 192)
-        quarters = self.synthesis_head.of_rows(to_patches(last, 2).view(-1, last.shape[1]), onto=quarters)
+            quarters = F.linear(rows[:, LARGE:].to(dtype), small)
+        quarters = to_rows(self.synthesis_head(planes(to_patches(last, 2)), planes(quarters)))
         with torch.autocast(z1.device.type, enabled=False):
             constant = rows.new_tensor([1.0, offset / one]).expand(len(rows), 2)
             known = torch.cat([rows[:, :LARGE], constant], 1)
             # in place, as fresh memory costs more than the arithmetic
             patches = quarters.view(-1, 768).float().addmm_(known, large.t(), beta=one, alpha=one)
-        return patches.view(z1.shape[0], *z1.shape[2:], -1)
+        return patches.view(B, h, w, -1)
 
     def preview_inputs(self, z1: Tensor, features: Tensor) -> Tensor:
         """Quantised y1, its `LARGE` channels with those of the eight positions around, and level-1 features, in rows.

@@ -2,10 +2,11 @@
 
 A float sum differs between machines, thread counts and batch sizes, so nothing here is a float in spirit:
 integers are held in float64, whose sums are exact below 2^53 in any order, on CPU and CUDA alike and
-whatever a caller set for TF32 or reduced-precision products.  Fixed-point scales: embeddings and
-activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").  A power of two more or less
-changes nothing in a float but its exponent, so weights and biases come divided by what their sums would be divided by,
-with a half in the biases: rounding half up is then the floor of a sum.
+whatever a caller set for TF32 or reduced-precision products.  Fixed-point scales of what weights files hold:
+embeddings and activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").  A
+power of two more or less changes nothing in a float but its exponent, so here weights and biases are divided
+by what their sums would be divided by, with a half in the biases: sums are activations, or classes, and
+rounding half up is their floor.
 
 Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a size.
 """
@@ -56,10 +57,10 @@ def check_bounds(*sums: float) -> None:
         raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
 
 
-def strip_rows(planes: Tensor, finer: int = 1) -> int:
-    """How many rows of planes are computed at once, where each position is so many of those that count."""
+def strip_rows(planes: Tensor, each: int = 1) -> int:
+    """How many rows of planes are computed at once, where `each` position is so many of those that count."""
     positions = STRIP if planes.device.type == "cpu" else WIDE_STRIP
-    return max(1, positions // (planes[0, ..., 0, :].numel() * finer))
+    return max(1, positions // (planes[0, ..., 0, :].numel() * each))
 
 
 def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
@@ -103,7 +104,10 @@ def finer(four: Tensor, onto: Tensor, add: bool) -> Tensor:
     for i, part in enumerate(four.unbind(1)):
         at = onto[..., i // 2 :: 2, i % 2 :: 2]
         part = part[..., : at.shape[-2], : at.shape[-1]]
-        at.add_(part) if add else at.copy_(part)
+        if add:
+            at.add_(part)
+        else:
+            at.copy_(part)
     return onto
 
 
@@ -137,8 +141,8 @@ class IntegerClassNetwork:
         # what one is in each output: a class, or an activation of a context network
         one = torch.full_like(self.class_bias[0], CLASS_ONE, dtype=torch.float64)
         one[groups:] = WEIGHT_ONE * CLASS_ONE / PRODUCT_ONE
-        self.half = (one == CLASS_ONE) * 0.5
-        self.one = one
+        self.one, self.half = one, torch.zeros_like(one)
+        self.half[:groups] = 0.5  # activations are rounded later
         # a row for each of the four finer positions of each output
         self.leave = leave.view(len(one), 4, -1) / one[:, None, None]
         self.leave_bias = leave_bias.view(len(one), 4)
@@ -192,7 +196,8 @@ class IntegerContextNetwork:
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Padded log energies (inputs, ..., h+2, w+2), hidden input (width, 4, ..., h/2, w/2) -> what classes gain.
 
-        That is (groups, ..., h, w) float64.
+        The hidden input is as of `IntegerClassNetwork.outputs`, its sides rounded up or with more rows than are used;
+        the gain is in classes, (groups, ..., h, w) float64.
         """
         device = log_energy.device
         x = neighbourhood_product(self.enter.to(device), log_energy)
@@ -264,7 +269,7 @@ class Prior:
 
     def classes_3(self, quality: int, size: tuple[int, int]) -> Tensor:
         """Static classes (groups, *size) uint8."""
-        classes = (at_quality(self.static, quality) / CLASS_ONE + 0.5).clamp_(0, self.config.classes - 1)
+        classes = (at_quality(self.static, quality).double() / CLASS_ONE + 0.5).clamp_(0, self.config.classes - 1)
         return classes.to(torch.uint8)[:, None, None].expand(-1, *size)
 
     def classes_2(self, codes_3: Tensor, quality: int, size: tuple[int, int]) -> Tensor:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SCORES = 1 << 17  # of words for vectors, at once on a CPU: they stay in the cache
+MOST_COLUMNS = 1 << 22  # numbers in the vectors that are made ready for a search at once, 16 MB
 MANY_SCORES = 1 << 15  # from here on a maximum in two steps pays
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
 WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of distances
@@ -75,8 +76,8 @@ def lattice(words: int, dim: int, seed: int) -> Tensor:
 def largest_product(columns: Tensor, words: Tensor) -> Tensor:
     """Index of the word of largest inner product: (groups, D, N), (groups, K, D) -> (groups, N) int64.
 
-    Words lie in rows because torch's maximum over columns is several times faster than over rows.  A maximum takes a
-    tenth of the time of a maximum with its place: hence first the block that holds it.
+    Words lie in rows because torch's maximum over columns is several times faster than over rows.  On a
+    CPU a maximum takes a tenth of the time of a maximum with its place: hence first the block that holds it.
     """
     scores = torch.bmm(words, columns)
     side = 1 << scores.shape[1].bit_length() // 2
@@ -177,19 +178,32 @@ def search_shells(
             parts = torch.split(columns, WIDE_CHUNK, 2)
             return torch.cat([largest_product(part, words) for part in parts], 1).flatten()
         index = torch.zeros_like(group)
-        for count, at, sizes in members(shell(), group, groups, searched(words)):
-            # a group's last chunk may reach into the next group, whose own come after
-            columns = words.new_zeros(1, dim, len(at) + SCORES // count)
-            fill(columns[:, :, : len(at)], at)
-            found, start = index.new_empty(columns.shape[2]), 0
-            for among, size in zip(words[:, None, :count], sizes, strict=True):
-                first = start
-                for chunk in chunks(size, count):
-                    found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], among)[0]
-                    first += chunk
-                start += size
-            index.scatter_(0, at, found[: len(at)])
+        for count, marked, sizes in members(shell(), group, groups, searched(words)):
+            for among, run in runs(sizes, MOST_COLUMNS // dim):
+                at, marked = marked[: sum(run)], marked[sum(run) :]
+                # a group's last chunk may reach into the next group, whose own come after
+                columns = words.new_zeros(1, dim, len(at) + SCORES // count)
+                fill(columns[:, :, : len(at)], at)
+                found, start = index.new_empty(columns.shape[2]), 0
+                for mine, size in zip(words[among, None, :count], run, strict=True):
+                    first = start
+                    for chunk in chunks(size, count):
+                        found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], mine)[0]
+                        first += chunk
+                    start += size
+                index.scatter_(0, at, found[: len(at)])
         return index
+
+
+def runs(sizes: Sequence[int], most: int) -> Iterator[tuple[slice, list[int]]]:
+    """Cut groups of so many vectors each into runs of at most so many, or of one group, each with its sizes."""
+    first = 0
+    while first < len(sizes):
+        last, total = first + 1, sizes[first]
+        while last < len(sizes) and total + sizes[last] <= most:
+            last, total = last + 1, total + sizes[last]
+        yield slice(first, last), list(sizes[first:last])
+        first = last
 
 
 def members(
@@ -199,7 +213,9 @@ def members(
 
     shell, group (M,): of each vector; groups grow.
     """
-    sizes = torch.bincount(group + groups * shell, minlength=groups * (len(counts) + 1)).view(-1, groups).tolist()
+    sizes = (
+        torch.bincount(group + groups * shell.long(), minlength=groups * (len(counts) + 1)).view(-1, groups).tolist()
+    )
     for number, (count, mine) in enumerate(zip(counts, sizes[1:], strict=True), 1):
         if any(mine):
             yield count, (shell == number).nonzero()[:, 0], mine
@@ -242,7 +258,7 @@ class Rates:
             self.bits, self.group.flatten(), self.low.flatten(), None if self.share is None else self.share.flatten()
         )
 
-    def some(self, at: Tensor | slice) -> Rates:
+    def at(self, at: Tensor | slice) -> Rates:
         """Of a list of vectors those at some places."""
         share = None if self.share is None else some(self.share, at)
         return Rates(self.bits, some(self.group, at), some(self.low, at), share)
@@ -346,7 +362,7 @@ def search(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: Choic
         return [index.view(shape) for index in best_words(vectors, words, rates, choice)]
     limit = of_tables([choice.quiet], rates.low, rates)[0]
     at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
-    found = best_words(some(vectors, at), words, rates.some(at), choice)
+    found = best_words(some(vectors, at), words, rates.at(at), choice)
     return [torch.zeros_like(rates.low).index_copy_(0, at, index).view(shape) for index in found]
 
 
@@ -358,7 +374,7 @@ def best_words(vectors: Tensor, words: Sequence[Tensor], rates: Rates, choice: C
     for forced in range(1, len(words)):
         # where the last round had word 0 anyway, this one would find the same again
         mine = (latest[forced - 1] != 0).nonzero()[:, 0] if picking else slice(None)
-        codes, loss = greedy(some(vectors, mine), words, rates.some(mine), choice, forced)
+        codes, loss = greedy(some(vectors, mine), words, rates.at(mine), choice, forced)
         better = loss < some(least, mine)
         least[mine] = torch.where(better, loss, least[mine])
         for new, old, winner in zip(codes, latest, best, strict=True):
@@ -517,7 +533,7 @@ class Codebooks(nn.Module):
             # sums over so few channels take several times as long as a product, which autocast may have in bfloat16
             own = torch.eye(groups, dtype=x.dtype, device=x.device).repeat_interleave(dim, 0)
             energy = (vectors.square() @ own).t().float() * ENERGY_SLACK
-            loud = energy >= torch.gather(costs.quiet, 1, classes.long())
+            loud = energy >= torch.gather(costs.quiet_energy, 1, classes.long())
         else:
             loud = torch.ones_like(classes, dtype=torch.bool)
         place = loud.flatten().nonzero()[:, 0]
@@ -527,9 +543,9 @@ class Codebooks(nn.Module):
         chosen = some(vectors.view(-1, dim), at * groups + group) / step[:, None]
         found = best_words(chosen, list(self.words), Rates(costs.bits, group, kind), costs.choice)
         codes = torch.zeros(groups, len(self.words), len(vectors), dtype=torch.int16, device=x.device)
+        first = group * len(self.words) * len(vectors) + at
         for stage, index in enumerate(found):
-            place = (group * len(self.words) + stage) * len(vectors) + at
-            codes.view(-1).scatter_(0, place, index.to(torch.int16))
+            codes.view(-1).scatter_(0, first + stage * len(vectors), index.to(torch.int16))
         return codes.view(-1, B, h, w).transpose(0, 1)
 
     def slopes(
@@ -574,8 +590,8 @@ class Codebooks(nn.Module):
 class Costs:
     """What the words of a bank cost the encoder: `bits` for each stage (groups, contexts, classes, K), and `choice`.
 
-    `quiet` (groups, classes): the squared norm below which a vector gets word 0 at every stage, before it is divided by
-    a step.
+    `quiet_energy` (groups, classes): the squared norm below which a vector gets word 0 at every stage, before it is
+    divided by a step.
     """
 
     def __init__(self, codebooks: Codebooks, bits: Sequence[Tensor], error_per_bit: float) -> None:
@@ -583,7 +599,7 @@ class Costs:
         self.choice = Choice([words.detach() for words in codebooks.words], self.bits[-1], error_per_bit)
         classes = torch.arange(bits[0].shape[2], device=codebooks.words[0].device).expand(len(self.bits[0]), -1)
         radii = self.choice.quiet[:, : classes.shape[1]] * codebooks.steps(classes).detach()[..., 0]
-        self.quiet = radii.clamp(min=0).square()
+        self.quiet_energy = radii.clamp(min=0).square()
 
 
 class Quantiser(nn.Module):
