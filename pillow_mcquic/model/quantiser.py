@@ -30,7 +30,7 @@ WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of di
 FEW_WORDS = 64  # not worth leaving some of them out of a search
 SOFT_CHUNK = 2048  # vectors whose words are weighed at once
 UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
-ENERGY_SLACK = 1.02  # for squared norms, which may have been rounded to bfloat16
+ENERGY_SLACK = 1.0001  # for squared norms, which are sums in float32
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
 
 
@@ -530,9 +530,10 @@ class Codebooks(nn.Module):
         vectors = x.permute(0, 2, 3, 1).reshape(-1, groups * dim).contiguous()
         classes = classes.transpose(0, 1).reshape(groups, -1)
         if picks(x.device):
-            # sums over so few channels take several times as long as a product, which autocast may have in bfloat16
+            # sums over so few channels take several times as long as a product
             own = torch.eye(groups, dtype=x.dtype, device=x.device).repeat_interleave(dim, 0)
-            energy = (vectors.square() @ own).t().float() * ENERGY_SLACK
+            with torch.autocast(x.device.type, enabled=False):
+                energy = (vectors.square() @ own).t() * ENERGY_SLACK
             loud = energy >= torch.gather(costs.quiet_energy, 1, classes.long())
         else:
             loud = torch.ones_like(classes, dtype=torch.bool)
