@@ -36,9 +36,7 @@ TILE_POSITIONS = 8192  # of the level-1 grid, 2 MP, run through the networks at 
 WIDE_TILE_POSITIONS = 1 << 15  # on other devices: 8 MP
 STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
 EVERY_POSITION = 1 << 60  # on other devices: a window in one strip
-SHARED_ANALYSIS_PIXELS = (
-    16 << 20
-)  # up to here a size search keeps what all qualities share, 8.5 bytes a pixel (float32: 11)
+SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
