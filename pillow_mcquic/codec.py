@@ -258,18 +258,17 @@ class Engine:
         """
         model, config = self.model, self.model.config
         B, _, H, W = images.shape
-        h, w = H // 16, W // 16
-        linear = self._floats(B, model.quantiser1.channels, h, w)
-        for strip, _ in windows(h, w, min(self.strip_positions, self.tile_positions) // B, 0):
-            linear[strip] = model.shortcut(images[magnified(strip, 16)])
-        features = self._floats(B, config.analysis_width_16, h, w, self.dtype)
-        for inner, outer in windows(h, w, self.tile_positions // B, model.entered_reach):
-            window = images[magnified(outer, 16)]
-            rows, columns = window.shape[2] // 16, window.shape[3] // 16
-            entered = self._floats(B, config.analysis_width_8, 2 * rows, 2 * columns, self.dtype)
-            for strip, _ in windows(rows, columns, self.strip_positions // B, 0):
-                entered[magnified(strip, 2)] = model.enter(window[magnified(strip, 16)])
-            features[inner] = model.analyse_entered(entered)[within(inner, outer)]
+        linear = self._floats(B, model.quantiser1.channels, H // 16, W // 16)
+        tiled(model.shortcut, [(images, 16)], linear, 1, 0, min(self.strip_positions, self.tile_positions))
+
+        def analyse(window: Tensor) -> Tensor:
+            height, width = window.shape[2:]
+            entered = self._floats(B, config.analysis_width_8, height // 8, width // 8, self.dtype)
+            tiled(model.enter, [(window, 16)], entered, 2, 0, self.strip_positions)
+            return model.analyse_entered(entered)
+
+        features = self._floats(B, config.analysis_width_16, H // 16, W // 16, self.dtype)
+        tiled(analyse, [(images, 16)], features, 1, model.entered_reach, self.tile_positions)
         return linear, features
 
     def _finish(self, linear: Tensor, features: Tensor, quality: int) -> Tensor:

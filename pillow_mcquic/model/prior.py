@@ -139,13 +139,12 @@ class IntegerClassNetwork:
         self.enter = enter / WEIGHT_ONE
         self.neighbours = by_row(neighbours / WEIGHT_ONE, neighbours_bias / WEIGHT_ONE + 0.5)
         # what one is in each output: a class, or an activation of a context network
-        one = torch.full_like(self.class_bias[0], CLASS_ONE, dtype=torch.float64)
+        self.one = one = torch.full_like(self.class_bias[0], CLASS_ONE, dtype=torch.float64)
         one[groups:] = WEIGHT_ONE * CLASS_ONE / PRODUCT_ONE
-        self.one, self.half = one, torch.zeros_like(one)
-        self.half[:groups] = 0.5  # activations are rounded later
         # a row for each of the four finer positions of each output
         self.leave = leave.view(len(one), 4, -1) / one[:, None, None]
-        self.leave_bias = leave_bias.view(len(one), 4)
+        self.leave_bias = leave_bias.view(len(one), 4) / one[:, None]
+        self.leave_bias[:groups] += 0.5  # activations are rounded later
         self.largest = worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max())
         check_bounds(
             worst(enter, self.hidden_bias, EMBEDDING_MAX),
@@ -173,9 +172,9 @@ class IntegerClassNetwork:
 
         Those are in classes, with a half more, or in activations of a context network, at the four finer positions.
         """
-        bias = self.leave_bias + at_quality(self.class_bias, quality)[:, None]
-        bias = bias / self.one[:, None] + self.half[:, None]
-        weight = with_bias(self.leave[list(which)].flatten(0, 1), bias[list(which)].flatten()).to(device)
+        which = list(which)
+        bias = self.leave_bias + (at_quality(self.class_bias, quality) / self.one)[:, None]
+        weight = with_bias(self.leave[which].flatten(0, 1), bias[which].flatten()).to(device)
         return lambda hidden: product(weight, hidden).view(-1, 4, *hidden.shape[1:])
 
 

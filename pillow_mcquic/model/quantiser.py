@@ -181,18 +181,25 @@ def search_shells(
         for count, marked, sizes in members(shell(), group, groups, searched(words)):
             for among, run in runs(sizes, MOST_COLUMNS // dim):
                 at, marked = marked[: sum(run)], marked[sum(run) :]
-                # a group's last chunk may reach into the next group, whose own come after
                 columns = words.new_zeros(1, dim, len(at) + SCORES // count)
                 fill(columns[:, :, : len(at)], at)
-                found, start = index.new_empty(columns.shape[2]), 0
-                for mine, size in zip(words[among, None, :count], run, strict=True):
-                    first = start
-                    for chunk in chunks(size, count):
-                        found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], mine)[0]
-                        first += chunk
-                    start += size
-                index.scatter_(0, at, found[: len(at)])
+                index.scatter_(0, at, search_in_turn(columns, words[among, :count], run)[: len(at)])
         return index
+
+
+def search_in_turn(columns: Tensor, words: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`largest_product` for the vectors of one group after another: (1, D, N), (groups, K, D) -> (N,) int64.
+
+    sizes: how many are of each group, N is SCORES // K more: a group's last chunk may reach beyond its own.
+    """
+    found, start = torch.empty_like(columns[0, 0], dtype=torch.int64), 0
+    for mine, size in zip(words[:, None], sizes, strict=True):
+        first = start
+        for chunk in chunks(size, words.shape[1]):
+            found[first : first + chunk] = largest_product(columns[:, :, first : first + chunk], mine)[0]
+            first += chunk
+        start += size  # what reached beyond it is found again
+    return found
 
 
 def runs(sizes: Sequence[int], most: int) -> Iterator[tuple[slice, list[int]]]:
@@ -213,10 +220,8 @@ def members(
 
     shell, group (M,): of each vector; groups grow.
     """
-    sizes = (
-        torch.bincount(group + groups * shell.long(), minlength=groups * (len(counts) + 1)).view(-1, groups).tolist()
-    )
-    for number, (count, mine) in enumerate(zip(counts, sizes[1:], strict=True), 1):
+    sizes = torch.bincount(group + groups * shell.long(), minlength=groups * (len(counts) + 1)).view(-1, groups)
+    for number, (count, mine) in enumerate(zip(counts, sizes[1:].tolist(), strict=True), 1):
         if any(mine):
             yield count, (shell == number).nonzero()[:, 0], mine
 
