@@ -268,7 +268,7 @@ class Engine:
             return model.analyse_entered(entered)
 
         features = self._floats(B, config.analysis_width_16, H // 16, W // 16, self.dtype)
-        tiled(analyse, [(images, 16)], features, 1, model.entered_reach, self.tile_positions)
+        tiled(analyse, [(images, 16)], features, 1, model.entered_reach, self.tile_positions // 2)
         return linear, features
 
     def _finish(self, linear: Tensor, features: Tensor, quality: int) -> Tensor:
@@ -293,11 +293,13 @@ class Engine:
 
         def code(level: int, bank: int, classes: Tensor) -> Tensor:
             nonlocal scaled, features, mean
+            if level == 1:
+                return self._assign_1(bank, scaled[bank], classes, q)
             codes = self._assign(level, bank, scaled[bank], classes)
             if level == 3:
                 features, mean = self._predict_2(codes, classes, q, sizes[1])
                 scaled = [(y2 - mean) * model.gain(2, q)]
-            elif level == 2:
+            else:
                 features = self._predict_1(codes, classes, features, mean, q, sizes[0])
                 for inner, outer in windows(h, w, self.tile_positions // B, model.mean_reach):
                     y1[inner][:, : model.deep] -= model.mean_1(features[outer])[within(inner, outer)]
@@ -316,6 +318,24 @@ class Engine:
             for part, part_classes in zip(self.torch.split(x, rows, 2), self.torch.split(classes, rows, 2), strict=True)
         ]
         return self.torch.cat(strips, 2)
+
+    def _assign_1(self, bank: int, x: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
+        """`_assign` for a bank of level 1, the first one phase by phase."""
+        from .model.network import at_phase
+
+        if bank:
+            return self._assign(1, bank, x, classes)
+        books = self.model.banks(1)[0]
+        codes = self.torch.empty(len(x), books.bank.symbols, *x.shape[2:], dtype=self.torch.int16, device=self.device)
+
+        def assign(phase: int, mean: Tensor | float) -> Tensor:
+            at = at_phase(phase)
+            mine = classes[at]
+            codes[at] = found = self._assign(1, 0, x[at] - mean, mine)
+            return books.sum_words(found, mine)
+
+        self.model.by_phase(assign, tuple(x.shape), quality)
+        return codes
 
     def _hidden_1(self, codes3: Tensor, codes2: Tensor, quality: int) -> Tensor:
         """What the codes of levels 3 and 2 (B, ...) tell the classes of level 1, (width, B, ...)."""
@@ -338,7 +358,7 @@ class Engine:
         torch, prior = self.torch, self.weights.prior
         h, w = size
         starts = [0, *itertools.accumulate(self.model.quantiser1.group_split[: banks - 1])]
-        energy = torch.empty((starts[-1], hidden.shape[1], h + 2, w + 2), dtype=torch.int16, device=self.device)
+        energy = torch.empty((starts[-1], hidden.shape[1], h + 2, w + 2), dtype=torch.uint8, device=self.device)
         codes: list[Tensor] = []
         classes: list[Tensor] = []
         for bank, start in enumerate(starts):
@@ -445,6 +465,7 @@ class Engine:
         B, _, h, w = codes[0].shape
         with torch.inference_mode(), self.networks():
             features = self.features(codes, classes, quality)
+            first = self.first_bank(codes[0], classes[0], quality)
 
             def leave(z1: Tensor, last: Tensor) -> Tensor:
                 patches = model.leave(z1, last, one=255.0, offset=0.5)  # what is behind the point is cut off
@@ -465,7 +486,7 @@ class Engine:
             reach = model.synthesis_reach if scale == 1 else model.preview_reach
             for inner, outer in windows(h, w, self.tile_positions // B, reach):
                 seen, own = features[outer], within(inner, outer)
-                z1 = self.latent(codes[0][outer], classes[0][outer], seen, quality)
+                z1 = self.latent(codes[0][outer], classes[0][outer], first[outer], seen, quality)
                 here = out[magnified(inner, side)]
                 if scale == 1:
                     last = model.synthesise_features(z1, seen, quality)
@@ -495,10 +516,22 @@ class Engine:
         z2 = self.model.quantiser2.sum_words(codes, classes) / self.model.gain(2, quality) + mean
         return self.model.predict_1(z2, features, quality, size)
 
-    def latent(self, codes: Tensor, classes: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """Codes and classes of (the first banks of) level 1 in a window -> quantised y1 (B, channels, h, w)."""
+    def first_bank(self, codes: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
+        """Codes and classes of level 1 -> residuals of its first bank, in steps (B, channels, h, w)."""
+        from .model.network import at_phase
+
+        books, groups = self.model.banks(1)[0], self.model.quantiser1.group_split[0]
+        words = books.sum_words(codes[:, : books.bank.symbols], classes[:, :groups])
+        return self.model.by_phase(lambda phase, _: words[at_phase(phase)], tuple(words.shape), quality)
+
+    def latent(self, codes: Tensor, classes: Tensor, first: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """Codes and classes of (the first banks of) level 1 in a window -> quantised y1 (B, channels, h, w).
+
+        first: of `first_bank`, there.
+        """
         model = self.model
         z1 = model.quantiser1.sum_words(codes, classes)
+        z1[:, : first.shape[1]] = first
         z1 /= model.gain(1, quality)[:, : z1.shape[1]]
         deep = min(model.deep, z1.shape[1])
         z1[:, :deep] += model.mean_1(features)[:, :deep]

@@ -40,11 +40,12 @@ def refine(
         hidden = engine._hidden_1(codes[2], codes[1], quality)
 
         def assign(bank: int, known: Tensor) -> Tensor:
-            return engine._assign(1, bank, parts[bank], known)
+            return engine._assign_1(bank, parts[bank], known, q)
 
         for done in range(rounds + 1):
             last = done == rounds
-            distortion, gradient = distort(engine, image, mine, kinds, features, q, want_gradient=not last)
+            start = engine.first_bank(mine, kinds, q)
+            distortion, gradient = distort(engine, image, mine, kinds, start, features, q, want_gradient=not last)
             symbols, rows = (t[0].flatten(1).cpu().numpy() for t in (mine, kinds))
             encoder = coder.Encoder()
             encoder.write(symbols, rows, engine.weights.tables[0])
@@ -54,7 +55,7 @@ def refine(
             if last:
                 break
             gradient /= model.gain(1, q)
-            slopes, steps = expected_slopes(engine, scaled, mine, kinds, gradient)
+            slopes, steps = expected_slopes(engine, scaled, mine, kinds, start, gradient)
             first.lerp_(slopes, 1 - MEMORY[0])
             second.lerp_(slopes.square_(), 1 - MEMORY[1])
             rate = RATE + (LAST_RATE - RATE) * done / rounds
@@ -69,6 +70,7 @@ def distort(
     image: Tensor,
     codes: Tensor,
     classes: Tensor,
+    first: Tensor,
     features: Tensor,
     quality: Tensor,
     *,
@@ -80,7 +82,7 @@ def distort(
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
     positions = min(engine.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
     for inner, outer in windows(h, w, positions, model.synthesis_reach):
-        z1 = engine.latent(codes[outer], classes[outer], features[outer], quality)
+        z1 = engine.latent(codes[outer], classes[outer], first[outer], features[outer], quality)
         x = unit_range(image[magnified(inner, 16)])
         with torch.set_grad_enabled(want_gradient):
             decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], quality)
@@ -94,10 +96,16 @@ def distort(
 
 
 def expected_slopes(
-    engine: Engine, scaled: Tensor, codes: Tensor, classes: Tensor, gradient: Tensor
+    engine: Engine, scaled: Tensor, codes: Tensor, classes: Tensor, first: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`Codebooks.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the scaled residuals."""
+    """`Codebooks.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the scaled residuals.
+
+    first: what `Engine.first_bank` makes of the codes; what is beyond their words is a mean, not quantised.
+    """
     quantiser = engine.model.quantiser1
+    books = quantiser.codebooks[0]
+    words = books.sum_words(codes[:, : books.bank.symbols], classes[:, : books.bank.groups])
+    scaled = torch.cat([scaled[:, : words.shape[1]] - (first - words), scaled[:, words.shape[1] :]], 1)
     rows = max(1, engine.tile_positions // scaled.shape[3])
     banks = [
         torch.split(t, sizes, 1)

@@ -26,14 +26,14 @@ GOLDEN = Path(__file__).parent / "golden"
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
     "one-pixel.mcq": ((1, 1), "RGB", 4.0, "d7bf6bcd4fa06b25"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "1e9c1c6fa5dd6435"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "04e080c5ab340f43"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "9498ae99256515c9"),
-    "grey.mcq": ((128, 112), "L", 5.0, "7da830196467689e"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "2205d7814ddd925f"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "038f24342ce91e9b"),
-    "runs.mcq": ((640, 480), "RGB", 1.0, "ef33e3a3d59c166a"),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "c095b86228846d36"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "39de63ff6eb77843"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "8b340fa97f63b577"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "2920309e63741797"),
+    "grey.mcq": ((128, 112), "L", 5.0, "67efabd6f8197d14"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1adb6bd720ef2eef"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "9f58f8960aec0a3a"),
+    "runs.mcq": ((640, 480), "RGB", 1.0, "b79716b0afa7443a"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "96b3c2af566aefe2"),
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from pillow_mcquic.model.network import (
     ContextNetwork,
     Down,
     Pointwise,
+    at_phase,
     initialise,
     log_energy,
     quarters_to_pixels,
+    short,
     to_patches,
     to_pixels,
 )
@@ -36,8 +40,10 @@ from pillow_mcquic.model.prior import (
     export_class_network,
     export_context_network,
     finer,
+    import_class_network,
     neighbourhood_product,
     pad,
+    with_bias,
 )
 from pillow_mcquic.model.quantiser import (
     FIRST_STEP_CLASS,
@@ -68,7 +74,7 @@ def test_shipped_model_keeps_its_budget(loaded: weights.Weights) -> None:
     assert cost.parameters <= 12e6
     assert 20 < cost.analysis <= 21
     assert 9.6 < cost.decode < 9.8
-    assert weights.find(loaded.id).stat().st_size < 26e6
+    assert weights.find(loaded.id).stat().st_size < 26.1e6
 
 
 def test_config_survives_json() -> None:
@@ -374,7 +380,7 @@ def test_steps_of_whole_classes_are_the_same_in_training(classes: list[int]) -> 
 def integer_inputs(network: ClassNetwork) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     inputs = network.enter.weight.shape[1]
-    return torch.randint(-2000, 2000, (inputs, 9, 11), generator=generator).double()
+    return torch.randint(-255, 256, (inputs, 9, 11), generator=generator).float()
 
 
 def make_network(scale: float = 1.0) -> ClassNetwork:
@@ -399,21 +405,25 @@ def integer_classes(tensors: dict[str, Tensor], x: Tensor, quality: int) -> Tens
 def test_integer_class_network_follows_the_float_one(quality: int) -> None:
     network = make_network()
     x = integer_inputs(network)
-    exact = integer_classes(export_class_network(network), x, quality)
+    exact = integer_classes(export_class_network(network, 6), x, quality)
     with torch.no_grad():
         q = torch.tensor([quality / 256], dtype=torch.float64)
-        real = network.double()(x[None] / 64, q)[0].clamp(0, 23)
-    assert (exact.double() - real).abs().max() < 0.5 + 0.05
+        real = network.double()(x[None].double() / 4, q)[0].clamp(0, 23)
+    difference = (exact.double() - real).abs()
+    assert difference.max() < 0.5 + 0.1  # an activation may round the other way, as biases are rounded
+    assert (difference < 0.5 + 0.01).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (6, 7)])
 def test_neighbourhood_product_is_unfold_times_weights(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 1000, (3, *size), generator=generator).double()
-    weight = torch.randint(-99, 99, (4, 27), generator=generator).double()
-    bias = torch.randint(-999, 999, (4,), generator=generator).double()
-    expected = (weight @ F.unfold(pad(x)[None], 3)[0] + bias[:, None]).view(4, *size)
-    assert torch.equal(neighbourhood_product(by_row(weight, bias), pad(x)), expected)
+    x = torch.randint(0, 256, (3, *size), generator=generator).float()
+    weight = torch.randint(-255, 256, (4, 27), generator=generator)
+    bias = torch.randint(-999_999, 999_999, (4,), generator=generator)
+    shift = torch.tensor([1, 2, 3, 11])
+    sums = weight.float() @ F.unfold(pad(x)[None], 3)[0] + bias[:, None]
+    expected = (sums / 2.0 ** shift[:, None]).view(4, *size)
+    assert torch.equal(neighbourhood_product(by_row(weight, bias, shift), pad(x)), expected)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (4, 5), (3, 6)])
@@ -427,35 +437,86 @@ def test_four_finer_positions_go_where_pixel_shuffle_puts_them(size: tuple[int, 
 def test_integer_class_network_is_exact_in_any_order() -> None:
     """The same sums in Python's integers."""
     network = make_network()
-    tensors = export_class_network(network)
+    tensors = export_class_network(network, 6)
     x = integer_inputs(network)[:, :3, :3]
     exact = integer_classes(tensors, x, 1000)
 
     def whole(name: str) -> np.ndarray:
         return tensors[name].numpy().astype(object)
 
-    def scaled(values: np.ndarray) -> np.ndarray:
-        return np.vectorize(lambda v: (v + 2048) // 4096, otypes=[object])(values)
+    def shifted(values: np.ndarray, name: str) -> np.ndarray:
+        return np.array([(v + (1 << n - 1)) >> n for v, n in zip(values, whole(name), strict=True)], object)
 
     hidden = at_quality(tensors["hidden_bias"], 1000).numpy().astype(object)
     planes = np.pad(x.numpy().astype(np.int64).astype(object), ((0, 0), (1, 1), (1, 1)), mode="edge")
     entered = np.empty((16, 5, 5), object)
     for r in range(5):
         for c in range(5):
-            entered[:, r, c] = np.clip(scaled(whole("enter.weight") @ planes[:, r, c] + hidden), 0, 65280)
+            sums = whole("enter.weight") @ planes[:, r, c] + hidden
+            entered[:, r, c] = np.clip(shifted(sums, "enter.shift"), 0, 255)
     r = c = 2  # the middle of the inner 3x3
     near = entered[:, r - 1 : r + 2, c - 1 : c + 2].reshape(-1)
-    added = np.maximum(scaled(whole("neighbours.weight") @ near + whole("neighbours.bias")), 0)
-    middle = np.minimum(entered[:, r, c] + added, 65280)
-    out = (whole("leave.weight") @ middle + whole("leave.bias")).reshape(6, 2, 2)
-    out = out + at_quality(tensors["class_bias"], 1000).numpy().astype(object)[:, None, None]
-    classes = np.vectorize(lambda v: min(max((v + (1 << 17)) >> 18, 0), 23))(out)
+    sums = whole("neighbours.weight") @ near + whole("neighbours.bias")
+    middle = np.minimum(entered[:, r, c] + np.maximum(shifted(sums, "neighbours.shift"), 0), 255)
+    out = (whole("leave.weight") @ middle + whole("leave.bias")).reshape(6, 4)
+    out = out + at_quality(tensors["class_bias"], 1000).numpy().astype(object)[:, None]
+    classes = np.clip(shifted(out, "leave.shift"), 0, 23).astype(np.uint8).reshape(6, 2, 2)
     assert np.array_equal(classes, exact[:, 2:4, 2:4].numpy())
-    # two of the outputs that enter a context network instead, in activations: 4 / 4096 of them
+    # two of the outputs that enter a context network instead
     mixed = IntegerClassNetwork(tensors, 4)
     found = mixed.outputs(1000, [1, 4, 5], x.device)(mixed.hidden(x, 1000))[..., 1, 1]
-    assert found[0].tolist() == [v / 2**18 + 0.5 for v in out[1].flat]
-    assert found[1:].flatten().tolist() == [v / 2**10 for v in out[4:].flat]
+    shift = tensors["leave.shift"].tolist()
+    assert found[0].tolist() == [v / 2 ** shift[1] + 0.5 for v in out[1]]
+    assert found[1:].tolist() == [[v / 2 ** shift[o] for v in out[o]] for o in (4, 5)]
+
+
+@pytest.mark.parametrize("precision", ["medium", "high"])
+def test_class_networks_are_exact_whatever_the_products_of_the_caller(precision: Literal["medium", "high"]) -> None:
+    """As bfloat16 holds whatever enters a product: where oneDNN has it, "medium" takes it."""
+    network = make_network()
+    tensors = export_class_network(network, 6)
+    integer = IntegerClassNetwork(tensors, 6)
+    enter = with_bias(integer.enter, integer.hidden_bias[0], integer.enter_shift)
+    for held in (integer.neighbours, enter, torch.arange(-255, 256).float()):
+        assert torch.equal(held.bfloat16().float(), held)
+    x = integer_inputs(network).repeat(1, 9, 9)
+    exact = integer_classes(tensors, x, 700)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(integer_classes(tensors, x, 700), exact)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(integer_classes(tensors, x, 700), exact)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("bias", [0, 1, -1, 255, 256, -256, -257, 65535, 65536, 8388607, -8388608])
+def test_a_bias_is_the_sum_of_its_parts(bias: int) -> None:
+    shift = torch.tensor([3], dtype=torch.int16)
+    columns = with_bias(torch.tensor([[7]]), torch.tensor([bias]), shift)
+    assert columns[0, 0] == 7 / 8
+    assert columns[0, 1:].sum().item() == bias / 8
+    assert torch.equal(columns.bfloat16().float(), columns)
+
+
+def test_a_class_network_is_what_its_integers_were_exported_from() -> None:
+    network = make_network()
+    tensors = export_class_network(network, 4)
+    again = ClassNetwork(10, 6, 16)
+    again.load_state_dict(import_class_network(tensors, 4))
+    for name, tensor in export_class_network(again, 4).items():
+        assert torch.equal(tensor, tensors[name]), name
+    assert torch.allclose(again.neighbours.weight, network.neighbours.weight, atol=0.01)
+
+
+def test_short_weights_keep_their_gradient_and_eight_bits() -> None:
+    weight = torch.tensor([[1.0, -0.3, 0.01], [30.0, 0.3, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    rounded = short(weight)
+    rounded.sum().backward()
+    assert rounded.tolist() == [[1.0, -38 / 128, 1 / 128], [30.0, 0.25, 0.0], [0.0, 0.0, 0.0]]
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.ones(3, 3))
 
 
 def test_log_energy_is_linear_between_powers_of_two() -> None:
@@ -463,7 +524,7 @@ def test_log_energy_is_linear_between_powers_of_two() -> None:
     values = log_energy(words, 1)[0, :, 0, 0]
     assert torch.allclose(values, torch.tensor([0.0, 1.0, 1.0, 1.5, 3.25, 3.75]), atol=1e-5)
     pairs = log_energy(words, 2)[0, :, 0, 0]  # squared norms 1, 3, 22
-    assert torch.allclose(pairs, torch.tensor([1.0, 2.0, 4 + 7 / 16]), atol=1e-5)
+    assert torch.allclose(pairs, torch.tensor([1.0, 2.0, 4 + 3 / 8]), atol=1e-5)
 
 
 def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> None:
@@ -478,9 +539,9 @@ def test_integer_log_energy_follows_the_float_one(loaded: weights.Weights) -> No
         # embeddings are int16: a component beyond 512 counts as 512
         real = log_energy((scaled / steps.transpose(0, 1)).clamp(-512, 512), bank.dim)[0]
         exact = loaded.prior.log_energy(b, codes)
-        assert exact.dtype == torch.int16
+        assert exact.dtype == torch.uint8
         assert exact.shape == (bank.groups, 5, 7)
-        assert (exact / 256 - real).abs().max() < 0.1
+        assert (exact / 8 - real).abs().max() <= 0.125  # the words of embeddings are rounded
         assert loaded.prior.log_energy(b, codes * 0).count_nonzero() == 0
 
 
@@ -512,6 +573,11 @@ def test_classes_of_several_pictures_are_those_of_each(loaded: weights.Weights) 
             assert mine.unique().numel() > 2
 
 
+def bounds(outputs: int, largest: float) -> tuple[Tensor, Tensor]:
+    """What a class network tells of such outputs."""
+    return torch.full((outputs,), largest, dtype=torch.float64), torch.full((outputs,), 6, dtype=torch.int16)
+
+
 def test_integer_context_network_follows_the_float_one() -> None:
     torch.manual_seed(4)
     network = ContextNetwork(5, 6, 8)
@@ -519,23 +585,86 @@ def test_integer_context_network_follows_the_float_one() -> None:
     with torch.no_grad():
         network.leave.weight.normal_()
         network.leave.bias.normal_()
-    energy = torch.randint(0, 3000, (5, 7, 9)).double()
-    four = torch.round(torch.randn(8, 4, 4, 5).double() * 2**18)
-    integer = IntegerContextNetwork(export_context_network(network), largest=2.0**30)
-    exact = integer(pad(energy), four * 4 / 2**12)
-    coarse = finer(four / 2**18, torch.empty(8, 7, 9), add=False)
+    energy = torch.randint(0, 90, (5, 7, 9)).float()
+    four = torch.round(torch.randn(8, 4, 4, 5) * 32 * 64) / 64
+    integer = IntegerContextNetwork(export_context_network(network), bounds(8, 9000), bounds(6, 200))
+    exact = integer(pad(energy), four)
+    coarse = finer(four / 32, torch.empty(8, 7, 9), add=False)
     with torch.no_grad():
-        real = network.double()(energy[None] / 256, coarse[None].double())[0]
-    assert (exact - real).abs().max() < 0.2  # weights have 12 fractional bits
+        real = network.double()(energy[None].double() / 8, coarse[None].double())[0]
+    assert (exact - real).abs().max() < 0.2  # an activation may round the other way
     assert real.abs().max() > 5
 
 
-def test_context_network_beyond_exact_sums_is_refused() -> None:
+@pytest.mark.parametrize(("coarse", "base"), [(2.0**20, 200), (9000, 2.0**20)])
+def test_context_network_beyond_exact_sums_is_refused(coarse: float, base: float) -> None:
     network = ContextNetwork(5, 6, 8)
     initialise(network)
     tensors = export_context_network(network)
     with pytest.raises(ValueError, match="beyond exact"):
-        IntegerContextNetwork(tensors, largest=2.0**52)
+        IntegerContextNetwork(tensors, bounds(8, coarse), bounds(6, base))
+
+
+def random_phase_means(loaded: weights.Weights) -> network.Model:
+    """The shipped model with phase means of random weights, so that every input counts."""
+    model = copy.deepcopy(loaded.model)
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.phase_means.parameters():
+        parameter.data.normal_(generator=generator).mul_(0.1)
+    return model
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 7)])
+def test_phases_are_every_position_once(size: tuple[int, int], loaded: weights.Weights) -> None:
+    seen = torch.zeros(size)
+
+    def words_of(phase: int, mean: Tensor | float) -> Tensor:
+        seen[at_phase(phase)] += 1
+        return torch.ones(1, 8, *seen[at_phase(phase)].shape) - mean
+
+    known = loaded.model.by_phase(words_of, (1, 8, *size), torch.tensor([3.0]))
+    assert torch.equal(seen, torch.ones(size))
+    assert torch.allclose(known, torch.ones(1, 8, *size))
+
+
+def test_phase_means_come_from_the_positions_around_of_earlier_phases(loaded: weights.Weights) -> None:
+    model, quality = random_phase_means(loaded), torch.tensor([3.0])
+    words = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(8))
+
+    def known(words: Tensor) -> Tensor:
+        return model.by_phase(lambda phase, _: words[at_phase(phase)], (1, 8, 6, 6), quality)
+
+    def changed(row: int, column: int) -> set[tuple[int, int]]:
+        other = words.clone()
+        other[0, :, row, column] += 1
+        return {(r, c) for r, c in (known(other) != known(words))[0].any(0).nonzero().tolist()}
+
+    assert torch.equal(known(words)[..., ::2, ::2], words[..., ::2, ::2])
+    assert changed(3, 2) == {(3, 2)}  # the last phase
+    assert changed(2, 3) == {(2, 3)} | {(r, c) for r in (1, 3) for c in (2, 4)}  # the last but one
+    assert changed(3, 3) >= {(3, 3), (2, 3), (4, 3), (3, 2), (3, 4)}
+    assert (2, 2) not in changed(3, 3)
+    # row, column, channel: what the first position above and left says comes first
+    around = torch.zeros(1, 64, 1, 1)
+    around[0, :8] = words[0, :, 2:3, 2:3]
+    mean = model.phase_means[0](around, quality)
+    alone = torch.zeros_like(words)
+    alone[..., 2, 2] = words[..., 2, 2]
+    assert torch.allclose(known(alone)[0, :, 3, 3], mean[0, :, 0, 0], atol=1e-5)
+
+
+def test_the_decoder_finds_the_phase_means_of_the_encoder(loaded: weights.Weights) -> None:
+    engine = codec.Engine(loaded, torch.device("cpu"))
+    engine.model = random_phase_means(loaded)
+    quality = torch.tensor([3.0])
+    x = torch.randn(2, 8, 7, 10, generator=torch.Generator().manual_seed(9)) * 5
+    classes = torch.full((2, 8, 7, 10), 12, dtype=torch.uint8)
+    with torch.inference_mode(), engine.networks():
+        codes = engine._assign_1(0, x, classes, quality)
+        found = engine.first_bank(codes, classes, quality)
+    step = float(engine.model.banks(1)[0].log_step[:, 12 - FIRST_STEP_CLASS].exp().max())
+    assert (found - x).abs().mean() < 0.5 * step  # a mean too many would be of the size of x
+    assert x.abs().mean() > 3
 
 
 def test_pad_replicates_edges() -> None:
@@ -543,11 +672,11 @@ def test_pad_replicates_edges() -> None:
     assert pad(x)[0].tolist() == [[0, 0, 1, 2, 2], [0, 0, 1, 2, 2], [3, 3, 4, 5, 5], [3, 3, 4, 5, 5]]
 
 
-def test_class_network_beyond_exact_sums_is_refused() -> None:
-    tensors = export_class_network(make_network())
-    tensors["neighbours.bias"] = torch.full_like(tensors["neighbours.bias"], 2**31 - 1)
+@pytest.mark.parametrize("name", ["hidden_bias", "neighbours.bias", "leave.bias", "class_bias"])
+def test_class_network_beyond_exact_sums_is_refused(name: str) -> None:
+    tensors = export_class_network(make_network(), 6)
     IntegerClassNetwork(tensors, 6)
-    tensors["neighbours.bias"] = tensors["neighbours.bias"].double() * 2**23
+    tensors[name] = torch.full_like(tensors[name], 2**24)
     with pytest.raises(ValueError, match="beyond exact"):
         IntegerClassNetwork(tensors, 6)
 

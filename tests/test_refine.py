@@ -112,11 +112,12 @@ def test_gradient_of_the_distortion_is_that_of_the_decoder(engine: Engine, photo
     q = engine._quality(1024)
     with torch.no_grad():
         features = engine.features(codes, classes, q)
-        here, gradient = refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=True)
+        first = engine.first_bank(codes[0], classes[0], q)
+        here, gradient = refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=True)
         move = -1e-4 * gradient / gradient.abs().max()
         latent = engine.latent
         engine.latent = lambda *given: latent(*given) + move  # type: ignore[method-assign]
-        there, none = refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=False)
+        there, none = refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=False)
     assert there - here == pytest.approx(float((gradient * move).sum()), rel=0.05)
     assert there < here
     assert not none.any()
@@ -128,10 +129,11 @@ def test_gradient_does_not_depend_on_tiles(engine: Engine, photo: Image.Image) -
     q = engine._quality(1024)
     with torch.no_grad():
         features = engine.features(codes, classes, q)
+        first = engine.first_bank(codes[0], classes[0], q)
         found = []
         for positions in (8192, 20):
             engine.tile_positions = positions
-            found.append(refine.distort(engine, image, codes[0], classes[0], features, q, want_gradient=True))
+            found.append(refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=True))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-3 * float(found[0][1].abs().max()))
 

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import torch.nn as nn
 
-from .network import Block, Config, Model, Pointwise
+from .network import Block, Config, Model, Pointwise, at_phase
 
 SIDE = 128  # of the picture that is counted; a multiple of 64, so nothing is padded
 
@@ -62,6 +62,8 @@ def measure(config: Config) -> Cost:
         features, _ = model.predict_2(y3, quality, (y2.shape[2], y2.shape[3]))
         features = model.predict_1(y2, features, quality, (y1.shape[2], y1.shape[3]))
         model.mean_1(features)
+        first = (1, model.quantiser1.channel_split[0], *y1.shape[2:])
+        model.by_phase(lambda phase, _: y1[:, : first[1]][at_phase(phase)], first, quality)
         means = taken()
         model.synthesise(y1, features, quality)
         synthesis = taken() + linear

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Any, cast
 
 import torch
@@ -56,6 +57,8 @@ class Config:
     # class networks
     class_width: int = 96
     context_width: int = 40
+    # mean of the first bank from neighbours
+    phase_width: int = 64
     classes: int = 24
     # quantisers: banks of codebooks of one dimension, each with its residual stages (words, initial scale)
     level1: tuple[Bank, ...] = (
@@ -342,14 +345,45 @@ def blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(Block(width) for _ in range(count)))
 
 
+# What class networks and context networks compute with, in whole numbers (`prior.py`): activations and energies of 0 to
+# SHORT_MAX, embeddings of -SHORT_MAX to SHORT_MAX, weights likewise with a power of two for each output.
+SHORT_MAX = 255
+SHORT_SUM = 56_000  # of the magnitudes of an output's weights: times SHORT_MAX well below 2^24
+SHORT_POWERS = 3, 9  # least and greatest exponent of what weights are multiplied by
+ACTIVATION_ONE = 32  # of an activation of 1
+EMBEDDING_ONE = 4  # of a codeword of one step
+ENERGY_ONE = 8  # of a factor of two
+
+
+def whole(x: Tensor) -> Tensor:
+    """Rounded half up; the gradient goes straight through."""
+    return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def short_power(weight: Tensor) -> Tensor:
+    """Weights (outputs, ...) -> for each output the exponent (outputs,) of the power of two that makes them short."""
+    size = weight.detach().abs().flatten(1)
+    return torch.minimum(SHORT_MAX / size.amax(1), SHORT_SUM / size.sum(1)).log2().floor().clamp(*SHORT_POWERS)
+
+
+def short(weight: Tensor) -> Tensor:
+    """Weights (outputs, inputs) as the integer networks have them; the gradient goes straight through."""
+    one = short_power(weight).exp2()[:, None]
+    return weight + ((weight * one).round().clamp(-SHORT_MAX, SHORT_MAX) / one - weight).detach()
+
+
+def activation(x: Tensor) -> Tensor:
+    """Clamped and rounded to what an activation of the integer networks can be."""
+    return whole((x * ACTIVATION_ONE).clamp(0, SHORT_MAX)) / ACTIVATION_ONE
+
+
 class ClassNetwork(nn.Module):
     """Codewords of the coarser levels and quality -> fractional class of every group one level finer.
 
-    Trained in float; `prior.py` runs the same network in integers, exactly, everywhere.  Hence its shape:
-    clamped ReLU, edges replicated, no normalisation.
+    Trained in float, with the rounding of the integers in which `prior.py` runs the same network, exactly,
+    everywhere.  Hence its shape: clamped ReLU, edges replicated, no normalisation.
     """
 
-    LIMIT = 255.0  # activations are clamped here, so that integer sums have a bound
     SCALE_IN = 0.25  # of codewords, SCALE_OUT of classes: keep the weights themselves near one
     SCALE_OUT = 4.0
 
@@ -366,10 +400,13 @@ class ClassNetwork(nn.Module):
 
         Level 1 has more outputs than groups: the rest enters the context networks.
         """
-        x = self.enter(embedding * self.SCALE_IN) + per_channel(at_quality(self.hidden_bias, quality))
-        x = x.clamp(0, self.LIMIT)
-        x = (x + of_neighbourhood(self.neighbours, x).clamp(min=0)).clamp(max=self.LIMIT)
-        classes = F.pixel_shuffle(self.leave(x) * self.SCALE_OUT, 2)
+        x = whole(embedding * EMBEDDING_ONE).clamp(-SHORT_MAX, SHORT_MAX) * (self.SCALE_IN / EMBEDDING_ONE)
+        x = of_position(short(self.enter.weight), self.enter.bias, x)
+        x = activation(x + per_channel(at_quality(self.hidden_bias, quality)))
+        x = activation(x + of_neighbourhood(short(self.neighbours.weight), self.neighbours.bias, x).clamp(min=0))
+        # the four positions of an output share their power of two
+        weight = short(self.leave.weight.view(-1, 4 * x.shape[1])).view_as(self.leave.weight)
+        classes = F.pixel_shuffle(of_position(weight, self.leave.bias, x) * self.SCALE_OUT, 2)
         return classes + per_channel(at_quality(self.class_bias, quality))
 
 
@@ -379,10 +416,14 @@ def neighbourhood(x: Tensor) -> Tensor:
     return F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
 
 
-def of_neighbourhood(layer: Pointwise, x: Tensor) -> Tensor:
-    """What a layer makes of `neighbourhood(x)`, which as a convolution takes a fifth of the time."""
-    weight = layer.weight.view(len(layer.weight), -1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, layer.bias)
+def of_position(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A layer of each position: (B, inputs, h, w) -> (B, outputs, h, w)."""
+    return F.conv2d(x, weight[:, :, None, None], bias)
+
+
+def of_neighbourhood(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A layer of `neighbourhood(x)`, which as a convolution takes a fifth of the time."""
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight.view(len(weight), -1, 3, 3), bias)
 
 
 class ContextNetwork(nn.Module):
@@ -400,21 +441,54 @@ class ContextNetwork(nn.Module):
 
     def forward(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Log energies (B, inputs, h, w), hidden input from the coarse levels (B, width, h, w) -> (B, groups, h, w)."""
-        x = (of_neighbourhood(self.enter, log_energy) + coarse).clamp(0, ClassNetwork.LIMIT)
-        classes: Tensor = self.leave(x) * ClassNetwork.SCALE_OUT
-        return classes
+        x = activation(of_neighbourhood(short(self.enter.weight), self.enter.bias, log_energy) + coarse)
+        return of_position(short(self.leave.weight), self.leave.bias, x) * ClassNetwork.SCALE_OUT
 
 
 def log_energy(words: Tensor, dim: int) -> Tensor:
     """Quantised vectors (B, groups * dim, h, w), in steps -> log2(1 + squared norm) of each (B, groups, h, w).
 
-    The logarithm is linear between powers of two, which integers can follow exactly; its gradient is smooth.
+    The logarithm is linear between powers of two, in steps of an eighth, and ends below 32, which short integers can
+    follow exactly; its gradient is smooth.
     """
     B, C, h, w = words.shape
     energy = words.view(B, C // dim, dim, h, w).square().sum(2) + 1
     mantissa, exponent = torch.frexp(energy.detach())
     smooth = torch.log2(energy)
-    return smooth + (exponent - 2 + 2 * mantissa - smooth).detach()
+    eighths = ((exponent - 2 + 2 * mantissa) * ENERGY_ONE).floor().clamp(max=SHORT_MAX)
+    return smooth + (eighths / ENERGY_ONE - smooth).detach()
+
+
+# The positions of level 1 in four phases, (row, column) modulo 2: first one in four, then those in the middle of four,
+# then those between, and last those all around which are known.
+PHASES = (0, 0), (1, 1), (0, 1), (1, 0)
+
+
+def at_phase(phase: int) -> tuple[EllipsisType, slice, slice]:
+    """Index of the positions of a phase, in planes (..., h, w)."""
+    top, left = PHASES[phase]
+    return ..., slice(top, None, 2), slice(left, None, 2)
+
+
+class PhaseMean(nn.Module):
+    """Mean of the first bank at the positions of a phase, from what is known at the eight around each.
+
+    What the means of the coarse levels miss in these channels, brightness and slopes, is much the same next door.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.straight = Pointwise(8 * channels, channels, 0.0)
+        self.enter = Pointwise(8 * channels, width, 0.5)
+        self.hidden_bias = nn.Parameter(torch.zeros(QUALITIES, width))
+        self.leave = Pointwise(width, channels, 0.0)
+        self.gain = Gain(channels)
+
+    def forward(self, around: Tensor, quality: Tensor) -> Tensor:
+        """Quantised residuals, in steps (B, 8 * channels, h, w), 0 where they are not known -> (B, channels, h, w)."""
+        hidden = self.enter(around) + per_channel(at_quality(self.hidden_bias, quality))
+        mean: Tensor = self.gain(self.straight(around) + self.leave(F.leaky_relu(hidden, SLOPE)), quality)
+        return mean
 
 
 class Model(nn.Module):
@@ -466,6 +540,8 @@ class Model(nn.Module):
         self.features_2 = nn.Sequential(Pointwise(n2 + hyper, hyper), blocks(hyper, c.means_blocks), Up(hyper, hyper))
         self.features_gain_2 = Gain(hyper)
         self.means_1 = nn.Sequential(Block(hyper, c.means_expansion_1), Pointwise(hyper, deep, 0.1))
+        first = self.quantiser1.channel_split[0]
+        self.phase_means = nn.ModuleList([PhaseMean(first, c.phase_width) for _ in PHASES[1:]])
 
         self.synthesis_16 = nn.Sequential(
             Pointwise(deep + hyper, c.synthesis_width_16),
@@ -575,6 +651,30 @@ class Model(nn.Module):
         """Level-1 features -> mean of the first `deep` channels of y1 (the rest: 0), float32.  Reach: `mean_reach`."""
         t: Tensor = self.means_1(features).float()
         return t * self.deviation[: self.deep].view(1, -1, 1, 1)
+
+    def by_phase(
+        self, words_of: Callable[[int, Tensor | float], Tensor], size: tuple[int, ...], quality: Tensor
+    ) -> Tensor:
+        """The first bank of level 1, its channels in steps, (B, channels, h, w) of `size`: words and phase means.
+
+        words_of(phase, mean) gives what is quantised at the positions of a phase, once their mean is known.
+        """
+        known = torch.zeros(size, device=quality.device, dtype=torch.float32)
+        h, w = size[-2:]
+        around = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
+        with torch.autocast(quality.device.type, enabled=False):
+            for phase, (top, left) in enumerate(PHASES):
+                if top >= h or left >= w:
+                    continue
+                mean: Tensor | float = 0.0
+                if phase:
+                    padded = F.pad(known, (1, 1, 1, 1))
+                    parts = [
+                        padded[..., top + row : h + row : 2, left + column : w + column : 2] for row, column in around
+                    ]
+                    mean = self.phase_means[phase - 1](torch.cat(parts, 1), quality)
+                known[at_phase(phase)] = words_of(phase, mean) + mean
+        return known
 
     def normal(self, y1: Tensor) -> Tensor:
         """The channels of y1 that the networks see, (B, deep, h, w), of deviation about one."""

@@ -1,12 +1,11 @@
 """The integer prior: which probability table codes each codeword, computed exactly on every device.
 
 A float sum differs between machines, thread counts and batch sizes, so nothing here is a float in spirit:
-integers are held in float64, whose sums are exact below 2^53 in any order, on CPU and CUDA alike and
-whatever a caller set for TF32 or reduced-precision products.  Fixed-point scales of what weights files hold:
-embeddings and activations 2^8, weights 2^12, products 2^20, classes 2^18 (docs/format.md, "Classes").  A
-power of two more or less changes nothing in a float but its exponent, so here weights and biases are divided
-by what their sums would be divided by, with a half in the biases: sums are activations, or classes, and
-rounding half up is their floor.
+integers are held in floats, whose sums are exact below 2^24 in any order.  They are short: embeddings,
+activations, energies and weights have eight bits and products sixteen, so that not even a caller's TF32 or
+reduced-precision products can round them (docs/format.md, "Classes").  Each output's weights have a power of two
+of their own, which changes nothing in a float but its exponent: here weights and biases are divided by it, with
+a half in the biases, so that sums are activations, or classes, and rounding half up is their floor.
 
 Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a size.
 """
@@ -21,21 +20,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distortion import QUALITIES
-from .network import ClassNetwork, Config, ContextNetwork
+from .network import (
+    ACTIVATION_ONE,
+    EMBEDDING_ONE,
+    ENERGY_ONE,
+    SHORT_MAX,
+    ClassNetwork,
+    Config,
+    ContextNetwork,
+    short_power,
+)
 
 QUALITY_ONE = 256  # quality is an integer number of 256ths: 256..2048
-EMBEDDING_SCALE = 64  # of codewords; times ClassNetwork.SCALE_IN this is ACTIVATION_ONE
-ACTIVATION_ONE = 1 << 8
-WEIGHT_ONE = 1 << 12
-PRODUCT_ONE = ACTIVATION_ONE * WEIGHT_ONE
-CLASS_ONE = PRODUCT_ONE // int(ClassNetwork.SCALE_OUT)
-ACTIVATION_MAX = int(ClassNetwork.LIMIT) * ACTIVATION_ONE
-WEIGHT_MAX = (1 << 15) - 1
-EMBEDDING_MAX = (1 << 20) - 1  # more stages of int16 than any configuration has
-LOG_ENERGY_MAX = 53 * ACTIVATION_ONE  # of a number that float64 holds exactly
-EXACT = (1 << 53) - CLASS_ONE  # with room for what rounding adds
+WORD_ONE = 64  # of codewords as weights files hold them
+CLASS_ONE = 1 << 8  # of the static classes of level 3
+EXACT = 1 << 24  # sums are whole numbers below this
+BIAS_PARTS = 3  # of eight bits each
 STRIP = 4096  # positions computed at once on a CPU
 WIDE_STRIP = 1 << 17  # elsewhere
+# by how much the whole numbers of an output are more than the real ones, over how much those of its inputs are
+ENTER = ACTIVATION_ONE / (EMBEDDING_ONE / ClassNetwork.SCALE_IN)
+NEIGHBOURS = 1.0
+CLASSES = ClassNetwork.SCALE_OUT / ACTIVATION_ONE
+COARSE = ClassNetwork.SCALE_OUT
+ENERGIES = ACTIVATION_ONE / ENERGY_ONE
+
+
+def number(device: torch.device) -> torch.dtype:
+    """What integers are held in: on the CPU float32; elsewhere a type whose products nobody makes less exact."""
+    return torch.float32 if device.type == "cpu" else torch.float64
 
 
 def at_quality(table: Tensor, quality: int) -> Tensor:
@@ -46,15 +59,16 @@ def at_quality(table: Tensor, quality: int) -> Tensor:
     return torch.div(mixed + QUALITY_ONE // 2, QUALITY_ONE, rounding_mode="floor")
 
 
-def worst(weight: Tensor, bias: Tensor, largest: int) -> float:
-    """The largest magnitude a row of `weight . x + bias` can reach for 0 <= |x| <= largest."""
-    return float(weight.abs().sum(-1).max()) * largest + float(bias.abs().max())
+def worst(weight: Tensor, bias: Tensor) -> Tensor:
+    """The largest magnitude that each row of `weight . x + bias` can reach for |x| <= SHORT_MAX, float64."""
+    return weight.double().abs().sum(-1) * SHORT_MAX + bias.double().abs()
 
 
-def check_bounds(*sums: float) -> None:
-    """Raise ValueError unless every sum stays below 2^53 whatever the codes are."""
-    if max(sums) >= EXACT:
-        raise ValueError(f"class network sums may reach {max(sums):.3g}, beyond exact float64")
+def check_exact(sums: Tensor, shift: Tensor) -> None:
+    """Raise ValueError unless sums (N,) of multiples of 2^-shift are exact whatever the codes are."""
+    most = float((sums * torch.exp2(shift.double())).max())
+    if most >= EXACT:
+        raise ValueError(f"sums of class networks may reach {most:.3g}, beyond exact float32")
 
 
 def strip_rows(planes: Tensor, each: int = 1) -> int:
@@ -63,19 +77,28 @@ def strip_rows(planes: Tensor, each: int = 1) -> int:
     return max(1, positions // (planes[0, ..., 0, :].numel() * each))
 
 
-def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
-    """Weight (outputs, inputs) and bias (outputs,) -> what `product` takes: the bias as the weight of a one."""
-    return torch.cat([weight, bias[:, None]], 1)
+def with_bias(weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """Weight (outputs, inputs), bias (outputs,) in whole numbers -> what `product` takes, both divided by 2^shift.
+
+    The bias as the weights of ones, of eight bits each.
+    """
+    bias, parts = bias.long(), []
+    for i in range(BIAS_PARTS):
+        last = i == BIAS_PARTS - 1
+        parts.append((bias >> 8 * i if last else bias >> 8 * i & 255) << 8 * i)
+    columns = torch.cat([weight.float(), torch.stack(parts, 1).float()], 1)
+    return columns * torch.exp2(-shift.float())[:, None]
 
 
 def product(weight: Tensor, *parts: Tensor) -> Tensor:
     """Of `with_bias`, at every position of planes (C, ...) of any type, one part after another -> (outputs, ...)."""
     sizes, shape = [len(part) for part in parts], parts[0].shape[1:]
-    inputs = torch.empty(sum(sizes) + 1, *shape, dtype=torch.float64, device=parts[0].device)
-    for place, part in zip(torch.split(inputs[:-1], sizes), parts, strict=True):
+    inputs = torch.empty(sum(sizes) + BIAS_PARTS, *shape, dtype=weight.dtype, device=weight.device)
+    for place, part in zip(torch.split(inputs[:-BIAS_PARTS], sizes), parts, strict=True):
         place.copy_(part)
-    inputs[-1] = 1
-    return (weight @ inputs.flatten(1)).view(-1, *shape)
+    inputs[-BIAS_PARTS:] = 1
+    with torch.autocast(weight.device.type, enabled=False):  # which would round the sums
+        return (weight @ inputs.flatten(1)).view(-1, *shape)
 
 
 def neighbourhood_product(weight: Tensor, padded: Tensor) -> Tensor:
@@ -89,14 +112,14 @@ def neighbourhood_product(weight: Tensor, padded: Tensor) -> Tensor:
     return (above[..., :h, :] + here[..., 1 : 1 + h, :]).add_(below[..., 2:, :])
 
 
-def by_row(weight: Tensor, bias: Tensor) -> Tensor:
-    """Rows (outputs, 9 C) in unfold's order (channel, row, column) -> (3 * outputs, 3 * C + 1), by row and by column.
+def by_row(weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """`with_bias` of rows (outputs, 9 C) in unfold's order (channel, row, column), by row and by column.
 
-    The bias is with the first of the three rows.
+    -> (3 * outputs, 3 * C + BIAS_PARTS).  The bias is with the first of the three rows.
     """
     outputs = len(weight)
     rows = weight.view(outputs, -1, 3, 3).permute(2, 0, 3, 1).reshape(3 * outputs, -1)
-    return with_bias(rows, F.pad(bias, (0, 2 * outputs)))
+    return with_bias(rows, F.pad(bias, (0, 2 * outputs)), shift.repeat(3))
 
 
 def finer(four: Tensor, onto: Tensor, add: bool) -> Tensor:
@@ -122,85 +145,95 @@ class IntegerClassNetwork:
 
     NAMES = (
         "enter.weight",
+        "enter.shift",
+        "hidden_bias",
         "neighbours.weight",
+        "neighbours.shift",
         "neighbours.bias",
         "leave.weight",
+        "leave.shift",
         "leave.bias",
-        "hidden_bias",
         "class_bias",
     )
 
     def __init__(self, tensors: Mapping[str, Tensor], groups: int) -> None:
         """groups: how many of the first outputs are classes; the others enter context networks."""
-        enter, neighbours, neighbours_bias, leave, leave_bias = (
-            tensors[name].to(torch.float64) for name in self.NAMES[:5]
-        )
-        self.hidden_bias, self.class_bias = (tensors[name] for name in self.NAMES[5:])
-        self.enter = enter / WEIGHT_ONE
-        self.neighbours = by_row(neighbours / WEIGHT_ONE, neighbours_bias / WEIGHT_ONE + 0.5)
-        # what one is in each output: a class, or an activation of a context network
-        self.one = one = torch.full_like(self.class_bias[0], CLASS_ONE, dtype=torch.float64)
-        one[groups:] = WEIGHT_ONE * CLASS_ONE / PRODUCT_ONE
+        self.enter, self.enter_shift, self.hidden_bias = (tensors[name] for name in self.NAMES[:3])
+        neighbours, shift, bias = (tensors[name] for name in self.NAMES[3:6])
+        leave, self.shift, leave_bias, self.class_bias = (tensors[name] for name in self.NAMES[6:])
+        self.neighbours = by_row(neighbours, bias + half(shift), shift)
+        outputs = len(self.shift)
         # a row for each of the four finer positions of each output
-        self.leave = leave.view(len(one), 4, -1) / one[:, None, None]
-        self.leave_bias = leave_bias.view(len(one), 4) / one[:, None]
-        self.leave_bias[:groups] += 0.5  # activations are rounded later
-        self.largest = worst(leave, leave_bias, ACTIVATION_MAX) + float(self.class_bias.abs().max())
-        check_bounds(
-            worst(enter, self.hidden_bias, EMBEDDING_MAX),
-            worst(neighbours, neighbours_bias, ACTIVATION_MAX),
-            self.largest,
-        )
+        self.leave, self.leave_bias = leave.view(outputs, 4, -1), leave_bias.view(outputs, 4)
+        self.half = half(self.shift)
+        self.half[groups:] = 0  # activations are rounded later
+        self.largest = worst(self.leave, self.leave_bias).amax(1) + self.class_bias.double().abs().amax(0)
+        self.largest /= torch.exp2(self.shift.double())
+        whole = torch.zeros_like(self.shift[:1])
+        check_exact(worst(self.enter, self.hidden_bias.abs().amax(0)), whole)
+        check_exact(worst(neighbours, bias), whole)
+        check_exact(self.largest, self.shift)
 
     def hidden(self, embedding: Tensor, quality: int) -> Tensor:
-        """Integer embeddings (inputs, ..., h, w) float64 -> hidden activations (width, ..., h, w) int32."""
+        """Integer embeddings (inputs, ..., h, w) -> hidden activations (width, ..., h, w) uint8."""
         h, device = embedding.shape[-2], embedding.device
-        enter = with_bias(self.enter, at_quality(self.hidden_bias, quality).double() / WEIGHT_ONE + 0.5).to(device)
-        neighbours = self.neighbours.to(device)
+        bias = at_quality(self.hidden_bias, quality) + half(self.enter_shift)
+        enter = with_bias(self.enter, bias, self.enter_shift).to(device, number(device))
+        neighbours = self.neighbours.to(device, number(device))
         padded = pad(embedding)
         rows = strip_rows(embedding)
         strips = []
         for top in range(0, h, rows):
             part = padded[..., top : min(h, top + rows) + 2, :]
-            near = product(enter, part).floor_().clamp_(0, ACTIVATION_MAX)
+            near = product(enter, part).floor_().clamp_(0, SHORT_MAX)
             x = neighbourhood_product(neighbours, near).floor_().clamp_(min=0)
-            strips.append(x.add_(near[..., 1:-1, 1:-1]).clamp_(max=ACTIVATION_MAX).int())
+            strips.append(x.add_(near[..., 1:-1, 1:-1]).clamp_(max=SHORT_MAX).to(torch.uint8))
         return torch.cat(strips, -2)
 
     def outputs(self, quality: int, which: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
-        """The function that gives some outputs, (n, 4, ..., h, w) float64, of hidden activations (width, ..., h, w).
+        """The function that gives some outputs, (n, 4, ..., h, w), of hidden activations (width, ..., h, w).
 
         Those are in classes, with a half more, or in activations of a context network, at the four finer positions.
         """
         which = list(which)
-        bias = self.leave_bias + (at_quality(self.class_bias, quality) / self.one)[:, None]
-        weight = with_bias(self.leave[which].flatten(0, 1), bias[which].flatten()).to(device)
+        bias = self.leave_bias + (at_quality(self.class_bias, quality) + self.half)[:, None]
+        shift = self.shift[which].repeat_interleave(4)
+        weight = with_bias(self.leave[which].flatten(0, 1), bias[which].flatten(), shift).to(device, number(device))
         return lambda hidden: product(weight, hidden).view(-1, 4, *hidden.shape[1:])
 
 
 class IntegerContextNetwork:
-    """`network.ContextNetwork` in integers; `largest` bounds what comes in from the class network."""
+    """`network.ContextNetwork` in integers.
 
-    NAMES = ("enter.weight", "enter.bias", "leave.weight", "leave.bias")
+    `coarse` and `base`: the largest value, and the shift, of the outputs of the class network that enter, and of those
+    that it adds to.
+    """
 
-    def __init__(self, tensors: Mapping[str, Tensor], largest: float) -> None:
-        enter, enter_bias, leave, leave_bias = (tensors[name].to(torch.float64) for name in self.NAMES)
-        check_bounds(
-            worst(enter, enter_bias, LOG_ENERGY_MAX) + largest * (PRODUCT_ONE // CLASS_ONE),
-            worst(leave, leave_bias, ACTIVATION_MAX) + largest,
-        )
-        self.enter = by_row(enter / WEIGHT_ONE, enter_bias / WEIGHT_ONE + 0.5)
-        self.leave = with_bias(leave / CLASS_ONE, leave_bias / CLASS_ONE)
+    NAMES = ("enter.weight", "enter.shift", "enter.bias", "leave.weight", "leave.shift", "leave.bias")
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], coarse: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor]
+    ) -> None:
+        enter, shift, bias, leave, leave_shift, leave_bias = (tensors[name] for name in self.NAMES)
+        for weight, own, mine, (largest, theirs) in (
+            (enter, bias, shift, coarse),
+            (leave, leave_bias, leave_shift, base),
+        ):
+            sums = worst(weight, own) / torch.exp2(mine.double()) + largest
+            check_exact(sums, torch.maximum(mine, theirs))
+        self.enter = by_row(enter, bias + half(shift), shift)
+        self.leave = with_bias(leave, leave_bias, leave_shift)
 
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Padded log energies (inputs, ..., h+2, w+2), hidden input (width, 4, ..., h/2, w/2) -> what classes gain.
 
         The hidden input is as of `IntegerClassNetwork.outputs`, its sides rounded up or with more rows than are used;
-        the gain is in classes, (groups, ..., h, w) float64.
+        the gain is in classes, (groups, ..., h, w).
         """
-        device = log_energy.device
-        x = neighbourhood_product(self.enter.to(device), log_energy)
-        return product(self.leave.to(device), finer(coarse, x, add=True).floor_().clamp_(0, ACTIVATION_MAX))
+        device = coarse.device
+        x = neighbourhood_product(self.enter.to(device, number(device)), log_energy)
+        x = finer(coarse, x, add=True).floor_().clamp_(0, SHORT_MAX)
+        return product(self.leave.to(device, number(device)), x)
 
 
 class Prior:
@@ -220,9 +253,12 @@ class Prior:
         groups = sum(bank.groups for bank in config.level1)
         self.network_1 = IntegerClassNetwork(under("prior.network_1."), groups)
         self.network_2 = IntegerClassNetwork(under("prior.network_2."), sum(bank.groups for bank in config.level2))
-        largest = self.network_1.largest
+        sizes = [bank.groups for bank in config.level1] + [config.context_width] * (len(config.level1) - 1)
+        bounds = [*zip(*(torch.split(t, sizes) for t in (self.network_1.largest, self.network_1.shift)), strict=True)]
+        banks, coarse = bounds[: len(config.level1)], bounds[len(config.level1) :]
         self.contexts = [
-            IntegerContextNetwork(under(f"prior.context_{b}."), largest) for b in range(1, len(config.level1))
+            IntegerContextNetwork(under(f"prior.context_{b}."), mine, base)
+            for b, (mine, base) in enumerate(zip(coarse, banks[1:], strict=True), 1)
         ]
         self.embeddings = {
             level: [
@@ -231,27 +267,28 @@ class Prior:
             ]
             for level in (1, 2, 3)
         }
-        # for every bank of level 1 the log energies of words of the last stage behind words 0, (groups, K) int16
+        # for every bank of level 1 the log energies of words of the last stage behind words 0, (groups, K) uint8
         summed = [
             [table[:, :1].double() for table in tables[:-1]] + [tables[-1].double()] for tables in self.embeddings[1]
         ]
         self.alone = [log_energy(functools.reduce(torch.add, parts)) for parts in summed]
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        """Codes of level 2 or 3 (symbols, ..., h, w) -> sums of integer embeddings (channels, ..., h, w) float64."""
-        planes, start = [], 0
+        """Codes of level 2 or 3 (symbols, ..., h, w) -> their integer embeddings (channels, ..., h, w)."""
+        planes, start, dtype = [], 0, number(codes.device)
         for bank, stages in zip(self.config.banks(level), self.embeddings[level], strict=True):
             mine = codes[start : start + bank.symbols].reshape(bank.groups, len(stages), -1).long()
             start += bank.symbols
-            total = torch.zeros(bank.groups, mine.shape[2], bank.dim, dtype=torch.float64, device=codes.device)
+            total = torch.zeros(bank.groups, mine.shape[2], bank.dim, dtype=dtype, device=codes.device)
             for s, table in enumerate(stages):
                 index = mine[:, s, :, None].expand(-1, -1, bank.dim)
-                total += torch.gather(table.to(codes.device, torch.float64), 1, index)
+                total += torch.gather(table.to(codes.device, dtype), 1, index)
+            total = total.div_(WORD_ONE // EMBEDDING_ONE).add_(0.5).floor_().clamp_(-SHORT_MAX, SHORT_MAX)
             planes.append(total.permute(0, 2, 1).reshape(bank.groups * bank.dim, *codes.shape[1:]))
         return torch.cat(planes)
 
     def log_energy(self, bank: int, codes: Tensor) -> Tensor:
-        """Codes of a bank of level 1 (symbols, ..., h, w) -> log2(1 + squared norm) of its groups, in 256ths, int16.
+        """Codes of a bank of level 1 (symbols, ..., h, w) -> log2(1 + squared norm) of its groups, in eighths, uint8.
 
         Few vectors have a word other than 0 at an earlier stage than the last: the others are looked up.
         """
@@ -274,7 +311,7 @@ class Prior:
     def classes_2(self, codes_3: Tensor, quality: int, size: tuple[int, int]) -> Tensor:
         """Classes of y2 (groups, ..., *size) uint8 from the codes of level 3."""
         hidden = self.network_2.hidden(self.embed(3, codes_3), quality)
-        every = range(len(self.network_2.one))
+        every = range(len(self.network_2.shift))
         four = self.network_2.outputs(quality, every, hidden.device)(hidden)
         classes = torch.empty(len(every), *hidden.shape[1:-2], *size, dtype=torch.uint8, device=hidden.device)
         return finer(four.clamp_(0, self.config.classes - 1), classes, add=False)
@@ -314,43 +351,114 @@ class Prior:
 
 
 def log_energy(words: Tensor) -> Tensor:
-    """Sums of integer embeddings (..., dim) float64 -> log2(1 + squared norm) in 256ths, (...) int16.
+    """Sums of integer embeddings (..., dim) float64 -> log2(1 + squared norm) in eighths, (...) uint8.
 
     Linear between powers of two: exponent and mantissa of a float64 that holds the energy exactly.
     """
-    mantissa, exponent = torch.frexp(words.square().sum(-1) / EMBEDDING_SCALE**2 + 1)
-    return ((exponent - 2) * ACTIVATION_ONE + torch.floor(mantissa * (2 * ACTIVATION_ONE))).to(torch.int16)
+    mantissa, exponent = torch.frexp(words.square().sum(-1) / WORD_ONE**2 + 1)
+    eighths = (exponent - 2) * ENERGY_ONE + torch.floor(mantissa * (2 * ENERGY_ONE))
+    return eighths.clamp_(max=SHORT_MAX).to(torch.uint8)
 
 
-def fixed_weight(x: Tensor) -> Tensor:
-    fixed = torch.round(x.detach().double() * WEIGHT_ONE)
-    return fixed.clamp(-WEIGHT_MAX, WEIGHT_MAX).to(torch.int16)
+def half(shift: Tensor) -> Tensor:
+    """A half, (outputs,) int32, in units of 2^-shift."""
+    return torch.bitwise_left_shift(torch.ones_like(shift, dtype=torch.int32), shift.int() - 1)
 
 
-def fixed_bias(x: Tensor, one: int) -> Tensor:
-    return torch.round(x.detach().double() * one).to(torch.int32)
+def fixed_weight(weight: Tensor, factor: Tensor | float, per: int = 1) -> tuple[Tensor, Tensor]:
+    """Trained weight (outputs * per, inputs) -> whole numbers, int16, and the shift of each output, int16.
+
+    factor: of each output, see `ENTER` and what follows.
+    """
+    power = short_power(weight.detach().view(-1, per * weight.shape[1]))
+    whole = torch.round(weight.detach() * torch.exp2(power).repeat_interleave(per)[:, None])
+    shift = power - torch.log2(torch.as_tensor(factor))
+    return whole.clamp(-SHORT_MAX, SHORT_MAX).to(torch.int16), shift.to(torch.int16)
 
 
-def export_class_network(network: ClassNetwork) -> dict[str, Tensor]:
-    """The integer tensors of a trained class network, by `IntegerClassNetwork.NAMES`."""
+def fixed_bias(bias: Tensor, one: Tensor | float, shift: Tensor) -> Tensor:
+    """Trained bias (..., outputs) in whole numbers, int32; one: what an output of 1 is, before it is shifted."""
+    return torch.round(bias.detach().double() * one * torch.exp2(shift.double())).to(torch.int32)
+
+
+def leave_units(outputs: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Outputs of a class network, `groups` of them classes: what one is, and the factor as of `fixed_weight`."""
+    of_groups = torch.arange(outputs) < groups
+    return torch.where(of_groups, 1.0, float(ACTIVATION_ONE)), torch.where(of_groups, CLASSES, COARSE)
+
+
+def export_class_network(network: ClassNetwork, groups: int) -> dict[str, Tensor]:
+    """The integer tensors of a trained class network, by `IntegerClassNetwork.NAMES`; groups: as there."""
+    outputs = network.class_bias.shape[1]
+    one, factor = leave_units(outputs, groups)
+    enter, enter_shift = fixed_weight(network.enter.weight, ENTER)
+    neighbours, shift = fixed_weight(network.neighbours.weight, NEIGHBOURS)
+    leave, leave_shift = fixed_weight(network.leave.weight, factor, per=4)
+    bias = network.leave.bias.view(outputs, 4).t() * ClassNetwork.SCALE_OUT
     return {
-        "enter.weight": fixed_weight(network.enter.weight),
-        "neighbours.weight": fixed_weight(network.neighbours.weight),
-        "neighbours.bias": fixed_bias(network.neighbours.bias, PRODUCT_ONE),
-        "leave.weight": fixed_weight(network.leave.weight),
-        "leave.bias": fixed_bias(network.leave.bias, PRODUCT_ONE),
-        "hidden_bias": fixed_bias(network.hidden_bias + network.enter.bias, PRODUCT_ONE),
-        "class_bias": fixed_bias(network.class_bias, CLASS_ONE),
+        "enter.weight": enter,
+        "enter.shift": enter_shift,
+        "hidden_bias": fixed_bias(network.hidden_bias + network.enter.bias, ACTIVATION_ONE, enter_shift),
+        "neighbours.weight": neighbours,
+        "neighbours.shift": shift,
+        "neighbours.bias": fixed_bias(network.neighbours.bias, ACTIVATION_ONE, shift),
+        "leave.weight": leave,
+        "leave.shift": leave_shift,
+        "leave.bias": fixed_bias(bias, one, leave_shift).t().flatten(),
+        "class_bias": fixed_bias(network.class_bias, one, leave_shift),
     }
 
 
 def export_context_network(network: ContextNetwork) -> dict[str, Tensor]:
     """The integer tensors of a trained context network, by `IntegerContextNetwork.NAMES`."""
+    enter, shift = fixed_weight(network.enter.weight, ENERGIES)
+    leave, leave_shift = fixed_weight(network.leave.weight, CLASSES)
     return {
-        "enter.weight": fixed_weight(network.enter.weight),
-        "enter.bias": fixed_bias(network.enter.bias, PRODUCT_ONE),
-        "leave.weight": fixed_weight(network.leave.weight),
-        "leave.bias": fixed_bias(network.leave.bias, PRODUCT_ONE),
+        "enter.weight": enter,
+        "enter.shift": shift,
+        "enter.bias": fixed_bias(network.enter.bias, ACTIVATION_ONE, shift),
+        "leave.weight": leave,
+        "leave.shift": leave_shift,
+        "leave.bias": fixed_bias(network.leave.bias, ClassNetwork.SCALE_OUT, leave_shift),
+    }
+
+
+def float_weight(weight: Tensor, shift: Tensor, factor: Tensor | float) -> Tensor:
+    """The inverse of `fixed_weight`, but for rounding."""
+    rows = len(weight) // len(shift)
+    return weight.float() / (torch.exp2(shift.float()) * factor).repeat_interleave(rows)[:, None]
+
+
+def float_bias(bias: Tensor, one: Tensor | float, shift: Tensor) -> Tensor:
+    """The inverse of `fixed_bias`, but for rounding."""
+    return (bias.double() / (torch.exp2(shift.double()) * one)).float()
+
+
+def import_class_network(tensors: Mapping[str, Tensor], groups: int) -> dict[str, Tensor]:
+    """The state of a `ClassNetwork` that `export_class_network` gives the same tensors for."""
+    enter_shift, shift, leave_shift = (tensors[f"{name}.shift"] for name in ("enter", "neighbours", "leave"))
+    one, factor = leave_units(len(leave_shift), groups)
+    bias = float_bias(tensors["leave.bias"].view(-1, 4).t(), one, leave_shift).t().flatten()
+    return {
+        "enter.weight": float_weight(tensors["enter.weight"], enter_shift, ENTER),
+        "enter.bias": torch.zeros(len(enter_shift)),  # it is in the hidden bias
+        "hidden_bias": float_bias(tensors["hidden_bias"], ACTIVATION_ONE, enter_shift),
+        "neighbours.weight": float_weight(tensors["neighbours.weight"], shift, NEIGHBOURS),
+        "neighbours.bias": float_bias(tensors["neighbours.bias"], ACTIVATION_ONE, shift),
+        "leave.weight": float_weight(tensors["leave.weight"], leave_shift, factor),
+        "leave.bias": bias / ClassNetwork.SCALE_OUT,
+        "class_bias": float_bias(tensors["class_bias"], one, leave_shift),
+    }
+
+
+def import_context_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `ContextNetwork` that `export_context_network` gives the same tensors for."""
+    shift, leave_shift = tensors["enter.shift"], tensors["leave.shift"]
+    return {
+        "enter.weight": float_weight(tensors["enter.weight"], shift, ENERGIES),
+        "enter.bias": float_bias(tensors["enter.bias"], ACTIVATION_ONE, shift),
+        "leave.weight": float_weight(tensors["leave.weight"], leave_shift, CLASSES),
+        "leave.bias": float_bias(tensors["leave.bias"], ClassNetwork.SCALE_OUT, leave_shift),
     }
 
 
@@ -359,4 +467,4 @@ def export_embedding(words: Tensor) -> Tensor:
 
     A component beyond 512 steps counts as 512.
     """
-    return torch.round(words.detach().double() * EMBEDDING_SCALE).clamp(-32767, 32767).to(torch.int16)
+    return torch.round(words.detach().double() * WORD_ONE).clamp(-32767, 32767).to(torch.int16)

@@ -60,7 +60,8 @@ def prior_arrays(objective: Objective) -> Arrays:
     """Class and context networks, static classes and embeddings as integers."""
     arrays: Arrays = {}
     for number, network in ((1, objective.class_network_1), (2, objective.class_network_2)):
-        for name, tensor in export_class_network(network).items():
+        groups = sum(bank.groups for bank in objective.model.config.banks(number))
+        for name, tensor in export_class_network(network, groups).items():
             arrays[f"prior.network_{number}.{name}"] = tensor.numpy()
     for number, context in enumerate(objective.context_networks, 1):
         for name, tensor in export_context_network(cast(ContextNetwork, context)).items():
@@ -127,7 +128,7 @@ class PreviewFit:
         with torch.inference_mode(), engine.networks():
             q = torch.tensor([quality / QUALITY_ONE])
             features = engine.features(words, kinds, q)
-            z1 = engine.latent(words[0], kinds[0], features, q)
+            z1 = engine.latent(words[0], kinds[0], engine.first_bank(words[0], kinds[0], q), features, q)
         for scale, banks in PREVIEW_BANKS.items():
             channels = sum(model.quantiser1.channel_split[:banks])
             x = model.preview_inputs(z1[:, :channels], features).double().flatten(0, 2)

@@ -15,10 +15,12 @@ from torch import Tensor
 from ..model.distortion import QUALITIES
 from ..model.network import (
     MEAN_SCALE,
+    PHASES,
     ClassNetwork,
     Config,
     ContextNetwork,
     Model,
+    at_phase,
     at_quality,
     initialise,
     log_energy,
@@ -116,6 +118,7 @@ class BankTables(nn.Module):
     def __init__(self, codebooks: Codebooks, config: Config) -> None:
         super().__init__()
         classes, self.error_per_bit = config.classes, config.error_per_bit
+        self.parts = 1  # in which a step quantises
         self.register_buffer("error_cost", torch.zeros(2, codebooks.bank.groups, QUALITIES * classes))
         log_scale = FIRST_LOG_SCALE + LOG_SCALE_STEP * torch.arange(classes)
         self.logits = nn.ParameterList()
@@ -193,7 +196,8 @@ class BankTables(nn.Module):
         finite = cost.isfinite().all()
         cost = torch.where(finite, cost, 0)
         at = (torch.arange(groups, device=rank.device)[:, None] * QUALITIES + rank) * count + classes
-        self.error_cost.mul_(torch.where(finite, ERROR_COST_MEMORY, 1.0)).view(2, -1).index_add_(1, at.flatten(), cost)
+        memory = torch.where(finite, ERROR_COST_MEMORY ** (1 / self.parts), 1.0)
+        self.error_cost.mul_(memory).view(2, -1).index_add_(1, at.flatten(), cost)
 
     def allocation(self) -> tuple[Tensor, Tensor]:
         """By how much to raise log gains (groups, QUALITIES) and log steps (groups, classes - FIRST_STEP_CLASS).
@@ -271,6 +275,7 @@ class Objective(nn.Module):
         self.tables_1, self.tables_2, self.tables_3 = (
             LevelTables(quantiser, model.config) for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3)
         )
+        cast(BankTables, self.tables_1.banks[0]).parts = len(PHASES)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels (B, 3, H, W) in 0..1 and quality (B,) in 1..8.
@@ -328,11 +333,28 @@ class Objective(nn.Module):
             mine = base[i]
             if i:
                 mine = mine + self.context_networks[i - 1](torch.cat(energies, 1), coarse[i - 1])
-            words, seen, bank_bits, bank_codebook_loss = tables(bank, parts[i], mine, quality)
+            quantise = self.quantise_first if i == 0 else tables
+            words, seen, bank_bits, bank_codebook_loss = quantise(bank, parts[i], mine, quality)
             energies.append(log_energy(seen, bank.bank.dim))
             quantised.append(words)
             bits, codebook_loss = bits + bank_bits, codebook_loss + bank_codebook_loss
         return torch.cat(quantised, 1), bits, codebook_loss
+
+    def quantise_first(
+        self, codebooks: Codebooks, x: Tensor, classes: Tensor, quality: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `BankTables.forward` for the first bank of level 1, phase by phase."""
+        tables, size = self.tables_1.banks[0], tuple(x.shape)
+        seen, spent, losses = torch.zeros_like(x), [], []
+
+        def quantise(phase: int, mean: Tensor | float) -> Tensor:
+            at = at_phase(phase)
+            words, seen[at], bits, loss = tables(codebooks, x[at] - mean, classes[at], quality)
+            spent.append(bits)
+            losses.append(loss)
+            return cast(Tensor, words)
+
+        return self.model.by_phase(quantise, size, quality), seen, torch.stack(spent).sum(0), torch.stack(losses).sum()
 
     @torch.no_grad()
     def allocate(self, speed: float) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import weights
 from ..coder import unpack_counts
 from ..model.network import Block, Config
-from ..model.prior import CLASS_ONE, PRODUCT_ONE, WEIGHT_ONE
+from ..model.prior import CLASS_ONE, import_class_network, import_context_network
 from ..model.quantiser import Bank
 from .objective import Objective
 from .settings import Settings
@@ -45,7 +45,10 @@ def _read_weights(path: Path) -> tuple[State, Config]:
     config_text, arrays, _ = weights.read(path)
     config = Config.from_dict(json.loads(config_text))
     state: State = {}
-    ones = {"weight": WEIGHT_ONE, "bias": PRODUCT_ONE, "hidden_bias": PRODUCT_ONE, "class_bias": CLASS_ONE}
+
+    def under(prefix: str) -> State:
+        return {k[len(prefix) :]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+
     for name, array in arrays.items():
         kind, _, rest = name.partition(".")
         tensor = torch.from_numpy(unpack_counts(array) if kind == "tables" else array)
@@ -56,13 +59,13 @@ def _read_weights(path: Path) -> tuple[State, Config]:
             state[f"tables_{level}.banks.{bank}.logits.{stage}"] = tensor.double().log().float()
         elif rest == "class_3":
             state[rest] = (tensor.double() / CLASS_ONE).float()
-        elif rest.startswith(("network_", "context_")):
-            network, _, own = rest.partition(".")
-            which, number = network.split("_")
-            network = f"class_{network}" if which == "network" else f"context_networks.{int(number) - 1}"
-            state[f"{network}.{own}"] = (tensor.double() / ones[own.rpartition(".")[2]]).float()
-    for network in ("class_network_1", "class_network_2"):  # the integer network holds it in the hidden bias
-        state[f"{network}.enter.bias"] = torch.zeros_like(state[f"{network}.hidden_bias"][0])
+    for number in (1, 2):
+        groups = sum(bank.groups for bank in config.banks(number))
+        imported = import_class_network(under(f"prior.network_{number}."), groups)
+        state.update({f"class_network_{number}.{name}": tensor for name, tensor in imported.items()})
+    for number in range(1, len(config.level1)):
+        imported = import_context_network(under(f"prior.context_{number}."))
+        state.update({f"context_networks.{number - 1}.{name}": tensor for name, tensor in imported.items()})
     return state, config
 
 
