@@ -1,4 +1,5 @@
-"""Golden files: `.mcq` files decode for ever, to these very codes, on every device and thread count.
+"""Golden files: `.mcq` files decode for ever, from the first release on, to these very codes, on every device and
+thread count.
 
 A change that breaks one of these needs a new format version, and the old one has to keep decoding.
 """

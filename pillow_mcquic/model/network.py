@@ -3,9 +3,10 @@
 An image x is analysed into three latents, coarse to fine: y3 at 1/64, y2 at 1/32 and y1 at 1/16 of its
 resolution.  y3 is quantised first; its codewords predict the mean of y2; those of y2 predict the mean of
 y1; the synthesis transform turns y1 and the features met on the way back into pixels.  This is the cascade
-of McQuic (Zhu et al., CVPR 2022, arXiv 2203.10897, section 3) with three changes: the latents are residuals
-around predicted means (their conditional mixture, equation 7), a linear KLT shortcut runs beside the
-networks, and the probability table of every codeword is chosen by a class network that sees codewords only.
+of McQuic (Zhu et al., CVPR 2022, arXiv 2203.10897, section 3) with four changes: the latents are residuals
+around predicted means (their conditional mixture, equation 7), those of the largest channels also around what
+is known of their neighbours, a linear KLT shortcut runs beside the networks, and the probability table of
+every codeword is chosen by a class network that sees codewords only.
 
 Shapes in the comments: B batch, H x W pixels (multiples of 16 here), (h, w) = (H/16, W/16) the level-1 grid;
 each coarser grid is the finer one halved, rounded up.
@@ -657,7 +658,8 @@ class Model(nn.Module):
     ) -> Tensor:
         """The first bank of level 1, its channels in steps, (B, channels, h, w) of `size`: words and phase means.
 
-        words_of(phase, mean) gives what is quantised at the positions of a phase, once their mean is known.
+        words_of(phase, mean) gives what is quantised at the positions of a phase, once their mean is known.  Not in
+        tiles: each phase sees one position of those before it.
         """
         known = torch.zeros(size, device=quality.device, dtype=torch.float32)
         h, w = size[-2:]

@@ -36,6 +36,8 @@ WORD_ONE = 64  # of codewords as weights files hold them
 CLASS_ONE = 1 << 8  # of the static classes of level 3
 EXACT = 1 << 24  # sums are whole numbers below this
 BIAS_PARTS = 3  # of eight bits each
+BIAS_SLACK = 1 << 18  # by which sums of those parts, and of a half, can be beyond the bias
+LARGEST_SHIFT = 15
 STRIP = 4096  # positions computed at once on a CPU
 WIDE_STRIP = 1 << 17  # elsewhere
 # by how much the whole numbers of an output are more than the real ones, over how much those of its inputs are
@@ -64,11 +66,19 @@ def worst(weight: Tensor, bias: Tensor) -> Tensor:
     return weight.double().abs().sum(-1) * SHORT_MAX + bias.double().abs()
 
 
-def check_exact(sums: Tensor, shift: Tensor) -> None:
-    """Raise ValueError unless sums (N,) of multiples of 2^-shift are exact whatever the codes are."""
-    most = float((sums * torch.exp2(shift.double())).max())
-    if most >= EXACT:
+def check_sums(sums: Tensor) -> None:
+    """Raise ValueError unless sums, in units of what is added, are exact whatever the codes are."""
+    if (most := float(sums.max())) >= EXACT:
         raise ValueError(f"sums of class networks may reach {most:.3g}, beyond exact float32")
+
+
+def check_product(weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """Largest magnitudes (outputs,) of a product, float64; ValueError unless it is short and always exact."""
+    if int(weight.abs().max()) > SHORT_MAX or int(shift.min()) < 1 or int(shift.max()) > LARGEST_SHIFT:
+        raise ValueError(f"class networks have weights of at most {SHORT_MAX} and shifts of 1 to {LARGEST_SHIFT}")
+    sums = worst(weight, bias)
+    check_sums(sums + BIAS_SLACK)
+    return sums / one(shift)
 
 
 def strip_rows(planes: Tensor, each: int = 1) -> int:
@@ -87,7 +97,7 @@ def with_bias(weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
         last = i == BIAS_PARTS - 1
         parts.append((bias >> 8 * i if last else bias >> 8 * i & 255) << 8 * i)
     columns = torch.cat([weight.float(), torch.stack(parts, 1).float()], 1)
-    return columns * torch.exp2(-shift.float())[:, None]
+    return columns / one(shift)[:, None]
 
 
 def product(weight: Tensor, *parts: Tensor) -> Tensor:
@@ -167,12 +177,11 @@ class IntegerClassNetwork:
         self.leave, self.leave_bias = leave.view(outputs, 4, -1), leave_bias.view(outputs, 4)
         self.half = half(self.shift)
         self.half[groups:] = 0  # activations are rounded later
-        self.largest = worst(self.leave, self.leave_bias).amax(1) + self.class_bias.double().abs().amax(0)
-        self.largest /= torch.exp2(self.shift.double())
-        whole = torch.zeros_like(self.shift[:1])
-        check_exact(worst(self.enter, self.hidden_bias.abs().amax(0)), whole)
-        check_exact(worst(neighbours, bias), whole)
-        check_exact(self.largest, self.shift)
+        check_product(self.enter, self.hidden_bias.abs().amax(0), self.enter_shift)
+        check_product(neighbours, bias, shift)
+        largest = self.leave_bias.abs() + self.class_bias.abs().amax(0)[:, None]
+        by_row_shift = self.shift.repeat_interleave(4)
+        self.largest = check_product(leave, largest.flatten(), by_row_shift).view(outputs, 4).amax(1)
 
     def hidden(self, embedding: Tensor, quality: int) -> Tensor:
         """Integer embeddings (inputs, ..., h, w) -> hidden activations (width, ..., h, w) uint8."""
@@ -219,8 +228,7 @@ class IntegerContextNetwork:
             (enter, bias, shift, coarse),
             (leave, leave_bias, leave_shift, base),
         ):
-            sums = worst(weight, own) / torch.exp2(mine.double()) + largest
-            check_exact(sums, torch.maximum(mine, theirs))
+            check_sums((check_product(weight, own, mine) + largest + 1) * one(torch.maximum(mine, theirs)))
         self.enter = by_row(enter, bias + half(shift), shift)
         self.leave = with_bias(leave, leave_bias, leave_shift)
 
@@ -360,9 +368,14 @@ def log_energy(words: Tensor) -> Tensor:
     return eighths.clamp_(max=SHORT_MAX).to(torch.uint8)
 
 
+def one(shift: Tensor) -> Tensor:
+    """One, (outputs,) int32, in units of 2^-shift."""
+    return torch.bitwise_left_shift(torch.ones_like(shift, dtype=torch.int32), shift.int())
+
+
 def half(shift: Tensor) -> Tensor:
     """A half, (outputs,) int32, in units of 2^-shift."""
-    return torch.bitwise_left_shift(torch.ones_like(shift, dtype=torch.int32), shift.int() - 1)
+    return one(shift - 1)
 
 
 def fixed_weight(weight: Tensor, factor: Tensor | float, per: int = 1) -> tuple[Tensor, Tensor]:
@@ -372,13 +385,13 @@ def fixed_weight(weight: Tensor, factor: Tensor | float, per: int = 1) -> tuple[
     """
     power = short_power(weight.detach().view(-1, per * weight.shape[1]))
     whole = torch.round(weight.detach() * torch.exp2(power).repeat_interleave(per)[:, None])
-    shift = power - torch.log2(torch.as_tensor(factor))
+    shift = (power - torch.log2(torch.as_tensor(factor))).round()
     return whole.clamp(-SHORT_MAX, SHORT_MAX).to(torch.int16), shift.to(torch.int16)
 
 
-def fixed_bias(bias: Tensor, one: Tensor | float, shift: Tensor) -> Tensor:
-    """Trained bias (..., outputs) in whole numbers, int32; one: what an output of 1 is, before it is shifted."""
-    return torch.round(bias.detach().double() * one * torch.exp2(shift.double())).to(torch.int32)
+def fixed_bias(bias: Tensor, unit: Tensor | float, shift: Tensor) -> Tensor:
+    """Trained bias (..., outputs) in whole numbers, int32; unit: what an output of 1 is, before it is shifted."""
+    return torch.round(bias.detach().double() * unit * torch.exp2(shift.double())).to(torch.int32)
 
 
 def leave_units(outputs: int, groups: int) -> tuple[Tensor, Tensor]:
@@ -390,7 +403,7 @@ def leave_units(outputs: int, groups: int) -> tuple[Tensor, Tensor]:
 def export_class_network(network: ClassNetwork, groups: int) -> dict[str, Tensor]:
     """The integer tensors of a trained class network, by `IntegerClassNetwork.NAMES`; groups: as there."""
     outputs = network.class_bias.shape[1]
-    one, factor = leave_units(outputs, groups)
+    unit, factor = leave_units(outputs, groups)
     enter, enter_shift = fixed_weight(network.enter.weight, ENTER)
     neighbours, shift = fixed_weight(network.neighbours.weight, NEIGHBOURS)
     leave, leave_shift = fixed_weight(network.leave.weight, factor, per=4)
@@ -404,8 +417,8 @@ def export_class_network(network: ClassNetwork, groups: int) -> dict[str, Tensor
         "neighbours.bias": fixed_bias(network.neighbours.bias, ACTIVATION_ONE, shift),
         "leave.weight": leave,
         "leave.shift": leave_shift,
-        "leave.bias": fixed_bias(bias, one, leave_shift).t().flatten(),
-        "class_bias": fixed_bias(network.class_bias, one, leave_shift),
+        "leave.bias": fixed_bias(bias, unit, leave_shift).t().flatten(),
+        "class_bias": fixed_bias(network.class_bias, unit, leave_shift),
     }
 
 
@@ -429,16 +442,16 @@ def float_weight(weight: Tensor, shift: Tensor, factor: Tensor | float) -> Tenso
     return weight.float() / (torch.exp2(shift.float()) * factor).repeat_interleave(rows)[:, None]
 
 
-def float_bias(bias: Tensor, one: Tensor | float, shift: Tensor) -> Tensor:
+def float_bias(bias: Tensor, unit: Tensor | float, shift: Tensor) -> Tensor:
     """The inverse of `fixed_bias`, but for rounding."""
-    return (bias.double() / (torch.exp2(shift.double()) * one)).float()
+    return (bias.double() / (torch.exp2(shift.double()) * unit)).float()
 
 
 def import_class_network(tensors: Mapping[str, Tensor], groups: int) -> dict[str, Tensor]:
-    """The state of a `ClassNetwork` that `export_class_network` gives the same tensors for."""
+    """The inverse of `export_class_network`, but for rounding."""
     enter_shift, shift, leave_shift = (tensors[f"{name}.shift"] for name in ("enter", "neighbours", "leave"))
-    one, factor = leave_units(len(leave_shift), groups)
-    bias = float_bias(tensors["leave.bias"].view(-1, 4).t(), one, leave_shift).t().flatten()
+    unit, factor = leave_units(len(leave_shift), groups)
+    bias = float_bias(tensors["leave.bias"].view(-1, 4).t(), unit, leave_shift).t().flatten()
     return {
         "enter.weight": float_weight(tensors["enter.weight"], enter_shift, ENTER),
         "enter.bias": torch.zeros(len(enter_shift)),  # it is in the hidden bias
@@ -447,12 +460,12 @@ def import_class_network(tensors: Mapping[str, Tensor], groups: int) -> dict[str
         "neighbours.bias": float_bias(tensors["neighbours.bias"], ACTIVATION_ONE, shift),
         "leave.weight": float_weight(tensors["leave.weight"], leave_shift, factor),
         "leave.bias": bias / ClassNetwork.SCALE_OUT,
-        "class_bias": float_bias(tensors["class_bias"], one, leave_shift),
+        "class_bias": float_bias(tensors["class_bias"], unit, leave_shift),
     }
 
 
 def import_context_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a `ContextNetwork` that `export_context_network` gives the same tensors for."""
+    """The inverse of `export_context_network`, but for rounding."""
     shift, leave_shift = tensors["enter.shift"], tensors["leave.shift"]
     return {
         "enter.weight": float_weight(tensors["enter.weight"], shift, ENERGIES),
@@ -463,7 +476,7 @@ def import_context_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def export_embedding(words: Tensor) -> Tensor:
-    """Integer embeddings of the codewords of one stage (groups, K, dim), as the class networks see them.
+    """Integer embeddings of the codewords of one stage (groups, K, dim), in 64ths of a step.
 
     A component beyond 512 steps counts as 512.
     """

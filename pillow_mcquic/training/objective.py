@@ -26,6 +26,7 @@ from ..model.network import (
     log_energy,
     per_channel,
 )
+from ..model.prior import WORD_ONE
 from ..model.quantiser import (
     FIRST_STEP_CLASS,
     Choice,
@@ -47,8 +48,8 @@ ERROR_COST = 9.0
 TINY = 1e-12  # far below what any class costs in a loss of a bit per pixel
 ERROR_COST_MEMORY = 0.98  # of the running sums, per step
 TEMPERATURE = 4.0  # of `expected_gradient`, bits: at 1.5 the gradient is as right and noisier
-# codewords enter the class networks rounded to this grid, as the integer networks will see them
-EMBEDDING_GRID = 64.0
+# codewords are rounded to this grid, as the weights file will hold them, before their energies are taken
+EMBEDDING_GRID = float(WORD_ONE)
 
 
 def log_scale_to_class(log_scale: Tensor) -> Tensor:

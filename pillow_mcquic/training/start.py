@@ -59,6 +59,8 @@ def _read_weights(path: Path) -> tuple[State, Config]:
             state[f"tables_{level}.banks.{bank}.logits.{stage}"] = tensor.double().log().float()
         elif rest == "class_3":
             state[rest] = (tensor.double() / CLASS_ONE).float()
+    if "prior.network_1.enter.shift" not in arrays:
+        raise ValueError(f"the class networks of {path} are of an earlier kind; start from newer weights")
     for number in (1, 2):
         groups = sum(bank.groups for bank in config.banks(number))
         imported = import_class_network(under(f"prior.network_{number}."), groups)
@@ -82,7 +84,8 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
         for name, target in objective.state_dict().items():
             if name.endswith(".error_cost"):
                 continue  # measured anew
-            if name not in source:
+            earlier = "model.phase_means.0.leave.weight" not in source  # activations had another range then
+            if name not in source or (earlier and name.startswith(("class_network_", "context_networks."))):
                 partial.append(name)
                 continue
             tensor = source[name]
@@ -108,7 +111,9 @@ def adopt(objective: Objective, source: State, config: Config) -> list[str]:
 
 
 def by_position(name: str, tensor: Tensor) -> Tensor:
-    """The weights of `Down` and `Up` with the four positions apart from the channels, others as they are; a view."""
+    """Weights of `Down`, `Up` and `PhaseMean` with positions apart from the channels, others as they are; a view."""
+    if ".phase_means." in name and name.endswith(("straight.weight", "enter.weight")):
+        return tensor.unflatten(1, (8, -1))  # type: ignore[no-any-return,no-untyped-call]
     if name.endswith(".of_four.weight"):
         return tensor.unflatten(1, (4, -1))  # type: ignore[no-any-return,no-untyped-call]
     return tensor.unflatten(0, (4, -1)) if ".to_four." in name else tensor  # type: ignore[no-untyped-call]
