@@ -681,6 +681,16 @@ def test_class_network_beyond_exact_sums_is_refused(name: str) -> None:
         IntegerClassNetwork(tensors, 6)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("enter.weight", 256), ("neighbours.weight", -256), ("enter.shift", 16), ("leave.shift", 0)]
+)
+def test_class_network_of_longer_numbers_is_refused(name: str, value: int) -> None:
+    tensors = export_class_network(make_network(), 6)
+    tensors[name].view(-1)[1] = value
+    with pytest.raises(ValueError, match="weights of at most 255 and shifts of 1 to 15"):
+        IntegerClassNetwork(tensors, 6)
+
+
 @pytest.mark.parametrize(("quality", "expected"), [(256, 10), (257, 10), (384, 15), (511, 20), (512, 20), (2048, 80)])
 def test_quality_interpolates_in_integers(quality: int, expected: int) -> None:
     table = torch.arange(10, 90, 10, dtype=torch.int32)[:, None]

@@ -522,6 +522,20 @@ def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) 
     assert torch.equal(mine[:, before + 2 * banks[2].groups], theirs[:, before + banks[2].groups])
 
 
+def test_class_networks_of_an_earlier_kind_begin_anew(checkpoint: Path, settings: Settings) -> None:
+    """They came before phase means, and their activations had another range."""
+    state, config = start.read(checkpoint)
+    earlier = {name: tensor for name, tensor in state.items() if ".phase_means." not in name}
+    objective = untrained(settings)
+    before = objective.class_network_1.enter.weight.clone()
+    partial = start.adopt(objective, earlier, config)
+    assert {"class_network_1.enter.weight", "context_networks.0.leave.bias", "model.phase_means.0.enter.weight"} <= set(
+        partial
+    )
+    assert torch.equal(objective.class_network_1.enter.weight, before)
+    assert torch.equal(objective.class_3, earlier["class_3"])
+
+
 def test_a_wider_model_keeps_the_channels_it_had(checkpoint: Path, settings: Settings) -> None:
     """Also where a weight holds four positions of each channel, in `Down` and `Up`."""
     import dataclasses
