@@ -302,7 +302,8 @@ class Engine:
             else:
                 features = self._predict_1(codes, classes, features, mean, q, sizes[0])
                 for inner, outer in windows(h, w, self.tile_positions // B, model.mean_reach):
-                    y1[inner][:, : model.deep] -= model.mean_1(features[outer])[within(inner, outer)]
+                    mean_1 = model.mean_1(features[outer])[within(inner, outer)]
+                    y1[inner][:, : model.deep].addcmul_(mean_1, model.unit, value=-1)
                 y1.mul_(model.gain(1, q))
                 scaled = self.torch.split(y1, model.quantiser1.channel_split, 1)
             return codes
@@ -530,11 +531,10 @@ class Engine:
         first: of `first_bank`, there.
         """
         model = self.model
-        z1 = model.quantiser1.sum_words(codes, classes)
-        z1[:, : first.shape[1]] = first
+        z1 = model.quantiser1.sum_words(codes, classes, first)
         z1 /= model.gain(1, quality)[:, : z1.shape[1]]
-        deep = min(model.deep, z1.shape[1])
-        z1[:, :deep] += model.mean_1(features)[:, :deep]
+        seen = min(model.deep, z1.shape[1])
+        z1[:, :seen].addcmul_(model.mean_1(features)[:, :seen], model.unit[:, :seen])
         return z1
 
 

@@ -649,9 +649,17 @@ class Model(nn.Module):
         return t
 
     def mean_1(self, features: Tensor) -> Tensor:
-        """Level-1 features -> mean of the first `deep` channels of y1 (the rest: 0), float32.  Reach: `mean_reach`."""
+        """Level-1 features -> mean of the first `deep` channels of y1 (the rest: 0), in units of `unit`, float32.
+
+        Reach: `mean_reach`.
+        """
         t: Tensor = self.means_1(features).float()
-        return t * self.deviation[: self.deep].view(1, -1, 1, 1)
+        return t
+
+    @property
+    def unit(self) -> Tensor:
+        """Deviation of each channel of y1 that the networks see: (1, deep, 1, 1)."""
+        return self.deviation[: self.deep].view(1, -1, 1, 1)
 
     def by_phase(
         self, words_of: Callable[[int, Tensor | float], Tensor], size: tuple[int, ...], quality: Tensor
@@ -661,8 +669,8 @@ class Model(nn.Module):
         words_of(phase, mean) gives what is quantised at the positions of a phase, once their mean is known.  Not in
         tiles: each phase sees one position of those before it.
         """
-        known = torch.zeros(size, device=quality.device, dtype=torch.float32)
-        h, w = size[-2:]
+        B, C, h, w = size
+        known = torch.zeros(B, h, w, C, device=quality.device, dtype=torch.float32).permute(0, 3, 1, 2)
         around = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
         with torch.autocast(quality.device.type, enabled=False):
             for phase, (top, left) in enumerate(PHASES):
@@ -680,7 +688,7 @@ class Model(nn.Module):
 
     def normal(self, y1: Tensor) -> Tensor:
         """The channels of y1 that the networks see, (B, deep, h, w), of deviation about one."""
-        return y1[:, : self.deep] / self.deviation[: self.deep].view(1, -1, 1, 1)
+        return y1[:, : self.deep] / self.unit
 
     def synthesise(self, z1: Tensor, features: Tensor, quality: Tensor) -> Tensor:
         """Synthesis transform: quantised y1 and level-1 features -> pixels about 0..1 (B, 3, H, W) float32.

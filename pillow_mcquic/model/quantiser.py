@@ -27,6 +27,7 @@ MOST_COLUMNS = 1 << 22  # numbers in the vectors that are made ready for a searc
 MANY_SCORES = 1 << 15  # from here on a maximum in two steps pays
 LEAST_CHUNK = 32  # the last chunk of a search is a power of two from here on
 WIDE_CHUNK = 1 << 14  # positions searched at once elsewhere: up to 0.8 GB of distances
+QUIET_DIM = 4  # of vectors that are word 0 most of the time
 FEW_WORDS = 64  # not worth leaving some of them out of a search
 SOFT_CHUNK = 2048  # vectors whose words are weighed at once
 UNLIKELY = 5.0  # temperatures by which a word costs more than another to be left out of account
@@ -579,17 +580,33 @@ class Codebooks(nn.Module):
 
     def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups * stages, h, w), classes (B, groups, h, w) -> scaled residuals (B, groups * dim, h, w)."""
-        group = torch.arange(self.bank.groups, dtype=torch.int32, device=codes.device)
+        (groups, dim), step, row = (self.bank.groups, self.bank.dim), self.log_step.exp(), step_row(classes)
+        numbers = torch.arange(groups, dtype=torch.int32, device=codes.device)
+        parts = codes.reshape(len(codes), groups, -1, *codes.shape[2:]).unbind(2)
 
         def rows_of(table: Tensor, index: Tensor) -> Tensor:
             """Entries of a table (groups, K, n) by index (B, groups, h, w) -> (B, h, w, groups, n)."""
-            return F.embedding(index.permute(0, 2, 3, 1) + group * table.shape[1], table.flatten(0, 1))
+            return F.embedding(index.permute(0, 2, 3, 1) + numbers * table.shape[1], table.flatten(0, 1))
 
-        parts = codes.reshape(len(codes), self.bank.groups, -1, *codes.shape[2:]).unbind(2)
-        total = rows_of(self.words[0], parts[0])
-        for words, index in zip(self.words[1:], parts[1:], strict=True):
-            total += rows_of(words, index)
-        total *= rows_of(self.log_step.exp()[:, :, None], step_row(classes))
+        if picks(codes.device) and dim >= QUIET_DIM:
+            # most vectors are word 0, whose multiples are a small table: the others are put over them
+            alone = torch.stack([words[:, :1] for words in self.words]).sum(0) * step[:, :, None]
+            total = rows_of(alone, row)
+            at = functools.reduce(torch.bitwise_or, parts).flatten().nonzero()[:, 0]
+            positions = row[0, 0].numel()
+            image, group, position = at // (groups * positions), at // positions % groups, at % positions
+            found = [
+                some(words.flatten(0, 1), group * words.shape[1] + some(part.flatten(), at))
+                for words, part in zip(self.words, parts, strict=True)
+            ]
+            size = some(step.flatten(), group * step.shape[1] + some(row.flatten(), at))
+            place = (image * positions + position) * groups + group
+            total.view(-1, dim).index_copy_(0, place, torch.stack(found).sum(0) * size[:, None])
+        else:
+            total = rows_of(self.words[0], parts[0])
+            for words, index in zip(self.words[1:], parts[1:], strict=True):
+                total += rows_of(words, index)
+            total *= rows_of(step[:, :, None], row)
         return total.flatten(3).permute(0, 3, 1, 2)
 
 
@@ -625,11 +642,14 @@ class Quantiser(nn.Module):
         for i, bank in enumerate(self.codebooks):
             bank.initialise(seed=100 * i)
 
-    def sum_words(self, codes: Tensor, classes: Tensor) -> Tensor:
+    def sum_words(self, codes: Tensor, classes: Tensor, first: Tensor | None = None) -> Tensor:
         """Codes (B, symbols, h, w), classes (B, groups, h, w) -> scaled residuals (B, channels, h, w) float32.
 
-        Codes and classes of the first banks alone give the channels of those.
+        Codes and classes of the first banks alone give the channels of those.  first: what is known already, of the
+        first bank.
         """
         banks = 1 + list(itertools.accumulate(self.group_split)).index(classes.shape[1])
         parts = torch.split(codes, self.symbol_split[:banks], 1), torch.split(classes, self.group_split[:banks], 1)
-        return torch.cat([bank.sum_words(*part) for bank, *part in zip(self.codebooks[:banks], *parts, strict=True)], 1)
+        known = [] if first is None else [first]
+        rest = list(zip(self.codebooks[:banks], *parts, strict=True))[len(known) :]
+        return torch.cat(known + [bank.sum_words(*part) for bank, *part in rest], 1)

@@ -301,7 +301,7 @@ class Objective(nn.Module):
             r2, seen2, bits2, codebook_loss2 = self.tables_2(m.quantiser2, scaled, classes, quality)
             z2 = r2 / gain + mean
         features = m.predict_1(z2, features, quality, (y1.shape[2], y1.shape[3]))
-        mean = m.mean_1(features)
+        mean = m.mean_1(features) * m.unit
         with off:
             gain = m.gain(1, quality)
             above = F.interpolate(seen3, scale_factor=2.0)[:, :, : y2.shape[2], : y2.shape[3]]
