@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from pillow_mcquic.coder import normalise_counts, pack_counts
+from pillow_mcquic.model import distortion
 from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
 from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, group_of
@@ -187,6 +188,17 @@ def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
     ours, theirs = (torch.autograd.grad(figure, blurred)[0] for figure in (figure.sum(), full))
     assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.995
     assert ms_ssim(x, x).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("size", [(401, 512), (777, 431), (64, 1000)])
+def test_long_rows_are_blurred_in_pieces_as_in_one(
+    size: tuple[int, int], stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(1))
+    in_pieces = distortion.blur(x, stride)
+    monkeypatch.setattr(distortion, "SHORT_ROW", 1000)
+    assert torch.allclose(in_pieces, distortion.blur(x, stride), atol=1e-6)
 
 
 def test_share_of_msssim_may_fall_with_quality() -> None:

@@ -17,6 +17,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 # Every window of the two finest scales would be three quarters of the work: a few of them have nearly the same mean (on
 # decoded crops the figure moves by up to 4e-4, the gradient by 3 to 5 %).
 STRIDES = (4, 2, 1, 1, 1)
+SHORT_ROW, PIECE = 400, 32  # up to here a row is blurred in one (crops in training), beyond in pieces
 LEAST_SIDE = 161  # of a picture that has an MS-SSIM
 MSSSIM_SCALE = 2440.0  # makes both parts of the distortion weigh about the same at the same rate
 
@@ -72,9 +73,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b, factors = a.contiguous(), b.contiguous(), []
     for scale, stride in enumerate(STRIDES):
-        rows, columns = (blur_matrix(side, stride, a) for side in a.shape[2:])
-        blurred = (rows @ (x @ columns.t()) for x in (a, b, a * a, b * b, a * b))
-        mean_a, mean_b, square_a, square_b, product = blurred
+        mean_a, mean_b, square_a, square_b, product = (blur(x, stride) for x in (a, b, a * a, b * b, a * b))
         means = mean_a * mean_b
         squares = mean_a.square() + mean_b.square()
         factor = (2 * (product - means) + C2) / (square_a + square_b - squares + C2)
@@ -88,12 +87,32 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     return functools.reduce(torch.mul, powers).mean(1)
 
 
-def blur_matrix(side: int, stride: int, like: Tensor) -> Tensor:
-    """A Gaussian window at every `stride`-th place where it fits, as a matrix (places, side) for tensors as `like`.
+def blur(x: Tensor, stride: int) -> Tensor:
+    """Means under Gaussian windows at every `stride`-th place where they fit: (B, C, H, W) -> (B, C, rows, columns)."""
+    return blur_rows(blur_rows(x, stride).mT, stride).mT
 
-    On many pictures its product with their rows takes half the time of a convolution, zeros and all; on one the same.
+
+def blur_rows(x: Tensor, stride: int) -> Tensor:
+    """`blur` along the last dimension alone.
+
+    By a product with a matrix, zeros and all, which on many small pictures takes half the time of a convolution.  For a
+    long row that would be nearly all zeros: it is cut into pieces, and windows see that in which they begin and the
+    next.
     """
-    places = stride * torch.arange((side - WINDOW) // stride + 1, device=like.device)
-    at = torch.arange(side, device=like.device) - places[:, None]
+    side, beyond = x.shape[-1], WINDOW - stride
+    places = (side - WINDOW) // stride + 1
+    if side <= SHORT_ROW:
+        return x @ blur_matrix(places, side, stride, x)
+    each = PIECE // stride  # windows begin in a piece
+    pieces = -(-places // each)
+    here, after = blur_matrix(each, PIECE + beyond, stride, x).split([PIECE, beyond])
+    x = F.pad(x, (0, (pieces + 1) * PIECE - side)).unflatten(-1, (pieces + 1, PIECE))  # type: ignore[no-untyped-call]
+    means = (x @ here)[..., :-1, :] + (x[..., :beyond] @ after)[..., 1:, :]
+    return means.flatten(-2)[..., :places]
+
+
+def blur_matrix(places: int, side: int, stride: int, like: Tensor) -> Tensor:
+    """Gaussian windows at every `stride`-th place, as a matrix (side, places) for tensors as `like`."""
+    at = torch.arange(side, device=like.device)[:, None] - stride * torch.arange(places, device=like.device)
     line = torch.exp((at - WINDOW // 2).square().to(like.dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))
-    return line / line.sum(1, keepdim=True)
+    return line / line.sum(0)
