@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,22 @@ def test_stopped_and_resumed_run_equals_an_unbroken_one(
     for which in ("objective", "live"):
         for name, tensor in unbroken[which].items():
             assert torch.allclose(tensor, resumed[which][name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("change", ["other size", "earlier version"])
+def test_checkpoint_of_another_model_says_what_to_do(
+    change: str, settings: Settings, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "old.pt", torch.load(checkpoint, weights_only=True)
+    name = "model.synthesis_head.weight"
+    for which in ("objective", "live"):
+        del state[which][name]
+        if change == "other size":
+            state[which][name] = torch.zeros(3, 3)
+    torch.save(state, path)
+    for use in (partial(train, settings, str(photos), path), partial(load_objective, path)):
+        with pytest.raises(ValueError, match=rf"old.pt is of .* \(1 tensors .* {name}\); .* --start-from"):
+            use()
 
 
 def test_gains_move_every_few_steps(

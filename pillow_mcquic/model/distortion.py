@@ -105,9 +105,9 @@ def blur_rows(x: Tensor, stride: int) -> Tensor:
         return x @ blur_matrix(places, side, stride, x)
     each = PIECE // stride  # windows begin in a piece
     pieces = -(-places // each)
-    here, after = blur_matrix(each, PIECE + beyond, stride, x).split([PIECE, beyond])
+    here, after = torch.split(blur_matrix(each, PIECE + beyond, stride, x), [PIECE, beyond])
     x = F.pad(x, (0, (pieces + 1) * PIECE - side)).unflatten(-1, (pieces + 1, PIECE))  # type: ignore[no-untyped-call]
-    means = (x @ here)[..., :-1, :] + (x[..., :beyond] @ after)[..., 1:, :]
+    means: Tensor = (x @ here)[..., :-1, :] + (x[..., :beyond] @ after)[..., 1:, :]
     return means.flatten(-2)[..., :places]
 
 

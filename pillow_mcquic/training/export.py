@@ -24,7 +24,7 @@ from ..model.prior import CLASS_ONE, export_class_network, export_context_networ
 from . import data
 from .objective import BankTables, LevelTables, Objective
 from .settings import Settings
-from .start import read_checkpoint
+from .start import read_checkpoint, restore
 from .train import untrained, validate
 
 PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
@@ -37,11 +37,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def load_objective(checkpoint: Path) -> tuple[Objective, Settings]:
-    """Objective and settings of a checkpoint; ValueError when it is none."""
+    """Objective and settings of a checkpoint; ValueError when it is none of this version."""
     state = read_checkpoint(checkpoint)
     settings = Settings.from_dict(json.loads(state["settings"]))
     objective = untrained(settings)
-    objective.load_state_dict(state["objective"])
+    restore(objective, state["objective"], checkpoint)
     return objective.eval(), settings
 
 

@@ -32,6 +32,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def restore(objective: Objective, state: State, path: Path) -> None:
+    """Load the whole state of a checkpoint; ValueError when it is of another model."""
+    own = objective.state_dict()
+    other = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if other:
+        raise ValueError(
+            f"{path} is of an earlier version or of other settings ({len(other)} tensors differ, such as {other[0]}); "
+            "begin a new run with what fits of it: --start-from"
+        )
+    objective.load_state_dict(state)
+
+
 def read(path: Path) -> tuple[State, Config]:
     """The state of an `Objective` and its configuration, of a checkpoint or a weights file."""
     if path.suffix == ".safetensors":

@@ -226,7 +226,7 @@ def train(
     opts = optimisers(objective, settings)
     step = 0
     if resume is not None:
-        objective.load_state_dict(resume.get("live", resume["objective"]))
+        start.restore(objective, resume.get("live", resume["objective"]), checkpoint)
         for optimiser, state in zip(opts, resume["optimisers"], strict=True):
             scales = [group["scale"] for group in optimiser.param_groups]
             optimiser.load_state_dict(state)
@@ -235,7 +235,7 @@ def train(
         step = resume["step"]
     average = copy.deepcopy(objective)  # what is validated and exported
     if resume is not None:
-        average.load_state_dict(resume["objective"])
+        start.restore(average, resume["objective"], checkpoint)
     module: nn.Module = nn.parallel.DistributedDataParallel(objective) if world > 1 else objective
     count = sum(p.numel() for p in objective.model.parameters())
     say(f"# {len(photos)} photos, {pixels / 1e6:.0f} MP; {count / 1e6:.2f} M parameters; from step {step}")
