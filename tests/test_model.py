@@ -578,16 +578,17 @@ def bounds(outputs: int, largest: float) -> tuple[Tensor, Tensor]:
     return torch.full((outputs,), largest, dtype=torch.float64), torch.full((outputs,), 6, dtype=torch.int16)
 
 
-def test_integer_context_network_follows_the_float_one() -> None:
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_integer_context_network_follows_the_float_one(neighbours: bool) -> None:
     torch.manual_seed(4)
-    network = ContextNetwork(5, 6, 8)
+    network = ContextNetwork(5, 6, 8, neighbours)
     initialise(network)
     with torch.no_grad():
         network.leave.weight.normal_()
         network.leave.bias.normal_()
     energy = torch.randint(0, 90, (5, 7, 9)).float()
     four = torch.round(torch.randn(8, 4, 4, 5) * 32 * 64) / 64
-    integer = IntegerContextNetwork(export_context_network(network), bounds(8, 9000), bounds(6, 200))
+    integer = IntegerContextNetwork(export_context_network(network), 5, bounds(8, 9000), bounds(6, 200))
     exact = integer(pad(energy), four)
     coarse = finer(four / 32, torch.empty(8, 7, 9), add=False)
     with torch.no_grad():
@@ -602,7 +603,7 @@ def test_context_network_beyond_exact_sums_is_refused(coarse: float, base: float
     initialise(network)
     tensors = export_context_network(network)
     with pytest.raises(ValueError, match="beyond exact"):
-        IntegerContextNetwork(tensors, bounds(8, coarse), bounds(6, base))
+        IntegerContextNetwork(tensors, 5, bounds(8, coarse), bounds(6, base))
 
 
 def random_phase_means(loaded: weights.Weights) -> network.Model:

@@ -71,7 +71,7 @@ def measure(config: Config) -> Cost:
         groups, hidden = model.quantiser1.group_split, config.context_width
         before = [sum(groups[:i]) for i in range(1, len(groups))]
         per_position = {
-            16: sum(hidden * (9 * n + mine) for n, mine in zip(before, groups[1:], strict=True)),
+            16: sum(hidden * (9 * n + mine) for n, mine in zip(before, groups[1:], strict=True)) - hidden * 8 * before[-1],
             32: width * (n2 + n3 + 9 * width + 4 * (sum(groups) + hidden * len(before))),
             64: width * (n3 + 9 * width + 4 * model.quantiser2.groups),
         }

@@ -53,14 +53,14 @@ class Config:
     # synthesis transform: blocks at 1/16, then at 1/8
     synthesis_width_16: int = 192
     synthesis_blocks_16: int = 5
-    synthesis_width_8: int = 88
+    synthesis_width_8: int = 96  # bfloat16 tiles are of 32: not slower than 88
     synthesis_blocks_8: int = 2
     # class networks
     class_width: int = 96
     context_width: int = 40
+    classes: int = 24
     # mean of the first bank from neighbours
     phase_width: int = 64
-    classes: int = 24
     # quantisers: banks of codebooks of one dimension, each with its residual stages (words, initial scale)
     level1: tuple[Bank, ...] = (
         Bank(groups=8, dim=1, stages=((1536, 1.0),)),
@@ -431,18 +431,20 @@ class ContextNetwork(nn.Module):
     """Codewords of the earlier banks of level 1 -> what they add to the classes of a bank.
 
     Where the large components of a photo need many steps the small ones do too, here and next door: the log
-    energies of the earlier banks' groups in a 3x3 neighbourhood say so without side information.  Trained in
-    float, run in integers, like `ClassNetwork`.
+    energies of the earlier banks' groups in a 3x3 neighbourhood, or at the position alone, say so without side
+    information.  Trained in float, run in integers, like `ClassNetwork`.
     """
 
-    def __init__(self, inputs: int, groups: int, width: int) -> None:
+    def __init__(self, inputs: int, groups: int, width: int, neighbours: bool = True) -> None:
         super().__init__()
-        self.enter = Pointwise(inputs * 9, width, 0.3)
+        self.neighbours = neighbours
+        self.enter = Pointwise(inputs * (9 if neighbours else 1), width, 0.3)
         self.leave = Pointwise(width, groups, 0.0)
 
     def forward(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
         """Log energies (B, inputs, h, w), hidden input from the coarse levels (B, width, h, w) -> (B, groups, h, w)."""
-        x = activation(of_neighbourhood(short(self.enter.weight), self.enter.bias, log_energy) + coarse)
+        enter = of_neighbourhood if self.neighbours else of_position
+        x = activation(enter(short(self.enter.weight), self.enter.bias, log_energy) + coarse)
         return of_position(short(self.leave.weight), self.leave.bias, x) * ClassNetwork.SCALE_OUT
 
 

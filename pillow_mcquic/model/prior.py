@@ -13,6 +13,7 @@ Planes are (channels, h, w), or (channels, B, h, w) for several pictures of a si
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -212,7 +213,7 @@ class IntegerClassNetwork:
 
 
 class IntegerContextNetwork:
-    """`network.ContextNetwork` in integers.
+    """`network.ContextNetwork` in integers, of `inputs` log energies, at nine positions or at its own.
 
     `coarse` and `base`: the largest value, and the shift, of the outputs of the class network that enter, and of those
     that it adds to.
@@ -221,15 +222,16 @@ class IntegerContextNetwork:
     NAMES = ("enter.weight", "enter.shift", "enter.bias", "leave.weight", "leave.shift", "leave.bias")
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], coarse: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor]
+        self, tensors: Mapping[str, Tensor], inputs: int, coarse: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor]
     ) -> None:
         enter, shift, bias, leave, leave_shift, leave_bias = (tensors[name] for name in self.NAMES)
+        self.neighbours = enter.shape[1] != inputs
         for weight, own, mine, (largest, theirs) in (
             (enter, bias, shift, coarse),
             (leave, leave_bias, leave_shift, base),
         ):
             check_sums((check_product(weight, own, mine) + largest + 1) * one(torch.maximum(mine, theirs)))
-        self.enter = by_row(enter, bias + half(shift), shift)
+        self.enter = (by_row if self.neighbours else with_bias)(enter, bias + half(shift), shift)
         self.leave = with_bias(leave, leave_bias, leave_shift)
 
     def __call__(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
@@ -239,7 +241,11 @@ class IntegerContextNetwork:
         the gain is in classes, (groups, ..., h, w).
         """
         device = coarse.device
-        x = neighbourhood_product(self.enter.to(device, number(device)), log_energy)
+        enter = self.enter.to(device, number(device))
+        if self.neighbours:
+            x = neighbourhood_product(enter, log_energy)
+        else:
+            x = product(enter, log_energy[..., 1:-1, 1:-1])
         x = finer(coarse, x, add=True).floor_().clamp_(0, SHORT_MAX)
         return product(self.leave.to(device, number(device)), x)
 
@@ -264,9 +270,10 @@ class Prior:
         sizes = [bank.groups for bank in config.level1] + [config.context_width] * (len(config.level1) - 1)
         bounds = [*zip(*(torch.split(t, sizes) for t in (self.network_1.largest, self.network_1.shift)), strict=True)]
         banks, coarse = bounds[: len(config.level1)], bounds[len(config.level1) :]
+        before = itertools.accumulate(sizes[: len(banks) - 1])
         self.contexts = [
-            IntegerContextNetwork(under(f"prior.context_{b}."), mine, base)
-            for b, (mine, base) in enumerate(zip(coarse, banks[1:], strict=True), 1)
+            IntegerContextNetwork(under(f"prior.context_{b}."), inputs, mine, base)
+            for b, (inputs, mine, base) in enumerate(zip(before, coarse, banks[1:], strict=True), 1)
         ]
         self.embeddings = {
             level: [

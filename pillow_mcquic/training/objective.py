@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -264,9 +265,13 @@ class Objective(nn.Module):
         banks = model.config.level1
         hidden = model.config.context_width
         self.class_network_1 = ClassNetwork(n2 + n3, groups_1 + hidden * (len(banks) - 1), width)
-        before = [sum(bank.groups for bank in banks[:i]) for i in range(len(banks))]
+        before = list(itertools.accumulate(bank.groups for bank in banks[:-1]))
+        # the last bank sees so many groups at its own position that their neighbours tell next to nothing more
         self.context_networks = nn.ModuleList(
-            [ContextNetwork(n, bank.groups, hidden) for n, bank in zip(before[1:], banks[1:], strict=True)]
+            [
+                ContextNetwork(n, bank.groups, hidden, neighbours=i < len(before))
+                for i, (n, bank) in enumerate(zip(before, banks[1:], strict=True), 1)
+            ]
         )
         model.log_gain_1.requires_grad_(False)  # set by `allocate`
         model.log_gain_3.requires_grad_(False)
