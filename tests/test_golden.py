@@ -29,10 +29,10 @@ FILES = {
     "one-pixel.mcq": ((1, 1), "RGB", 4.0, "d7bf6bcd4fa06b25"),
     "low.mcq": ((128, 112), "RGB", 1.0, "39de63ff6eb77843"),
     "fraction.mcq": ((97, 77), "RGB", 4.30078125, "8b340fa97f63b577"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "2920309e63741797"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "21bdd4d117270b34"),
     "grey.mcq": ((128, 112), "L", 5.0, "67efabd6f8197d14"),
     "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1adb6bd720ef2eef"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "9f58f8960aec0a3a"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "ce345a0e44e63260"),
     "runs.mcq": ((640, 480), "RGB", 1.0, "b79716b0afa7443a"),
     "metadata.mcq": ((48, 32), "RGB", 2.0, "96b3c2af566aefe2"),
 }

@@ -70,8 +70,9 @@ def measure(config: Config) -> Cost:
         width, n2, n3 = config.class_width, model.quantiser2.channels, model.quantiser3.channels
         groups, hidden = model.quantiser1.group_split, config.context_width
         before = [sum(groups[:i]) for i in range(1, len(groups))]
+        seen = [9 * n for n in before[:-1]] + before[-1:]  # by context networks
         per_position = {
-            16: sum(hidden * (9 * n + mine) for n, mine in zip(before, groups[1:], strict=True)) - hidden * 8 * before[-1],
+            16: sum(hidden * (n + mine) for n, mine in zip(seen, groups[1:], strict=True)),
             32: width * (n2 + n3 + 9 * width + 4 * (sum(groups) + hidden * len(before))),
             64: width * (n3 + 9 * width + 4 * model.quantiser2.groups),
         }

@@ -241,11 +241,8 @@ class IntegerContextNetwork:
         the gain is in classes, (groups, ..., h, w).
         """
         device = coarse.device
-        enter = self.enter.to(device, number(device))
-        if self.neighbours:
-            x = neighbourhood_product(enter, log_energy)
-        else:
-            x = product(enter, log_energy[..., 1:-1, 1:-1])
+        seen = log_energy if self.neighbours else log_energy[..., 1:-1, 1:-1]
+        x = (neighbourhood_product if self.neighbours else product)(self.enter.to(device, number(device)), seen)
         x = finer(coarse, x, add=True).floor_().clamp_(0, SHORT_MAX)
         return product(self.leave.to(device, number(device)), x)
 
