@@ -73,7 +73,7 @@ def test_shipped_model_keeps_its_budget(loaded: weights.Weights) -> None:
     cost = measure(loaded.config)
     assert cost.parameters <= 12e6
     assert 20 < cost.analysis <= 21
-    assert 9.6 < cost.decode < 9.8
+    assert 9.9 < cost.decode < 10
     assert weights.find(loaded.id).stat().st_size < 26.1e6
 
 
@@ -112,7 +112,8 @@ def test_linear_shortcut_is_the_klt_of_patches(loaded: weights.Weights) -> None:
 
 @pytest.mark.parametrize(("one", "offset"), [(1.0, 0.0), (255.0, 0.5)])
 def test_pixels_are_the_klt_and_the_head_together(one: float, offset: float, loaded: weights.Weights) -> None:
-    model, z1, last = loaded.model, torch.randn(2, 384, 3, 2), torch.randn(2, 88, 6, 4)
+    model, z1 = loaded.model, torch.randn(2, 384, 3, 2)
+    last = torch.randn(2, loaded.config.synthesis_width_8, 6, 4)
     with torch.inference_mode():
         patches = z1.permute(0, 2, 3, 1) @ model.klt_synthesis.t() + model.patch_mean
         expected = to_pixels(patches, 16) + to_pixels(model.synthesis_head(last).permute(0, 2, 3, 1), 8)
@@ -124,7 +125,7 @@ def test_pixels_are_the_klt_and_the_head_together(one: float, offset: float, loa
 
 
 def test_gradients_of_pixels_are_the_same_in_bfloat16(loaded: weights.Weights) -> None:
-    inputs = torch.randn(1, 384, 3, 2), torch.randn(1, 88, 6, 4)
+    inputs = torch.randn(1, 384, 3, 2), torch.randn(1, loaded.config.synthesis_width_8, 6, 4)
     weight = torch.randn(1, 3, 2, 768)
 
     def gradients(reduced: bool) -> list[Tensor]:
