@@ -7,7 +7,7 @@ import dataclasses
 import torch
 import torch.nn as nn
 
-from .network import Block, Config, Model, Pointwise, at_phase
+from .network import Block, Config, Model, Pointwise, at_phase, context_networks
 
 SIDE = 128  # of the picture that is counted; a multiple of 64, so nothing is padded
 
@@ -68,12 +68,11 @@ def measure(config: Config) -> Cost:
         model.synthesise(y1, features, quality)
         synthesis = taken() + linear
         width, n2, n3 = config.class_width, model.quantiser2.channels, model.quantiser3.channels
-        groups, hidden = model.quantiser1.group_split, config.context_width
-        before = [sum(groups[:i]) for i in range(1, len(groups))]
-        seen = [9 * n for n in before[:-1]] + before[-1:]  # by context networks
+        contexts = context_networks(config)
+        outputs = model.quantiser1.groups + config.context_width * len(contexts)
         per_position = {
-            16: sum(hidden * (n + mine) for n, mine in zip(seen, groups[1:], strict=True)),
-            32: width * (n2 + n3 + 9 * width + 4 * (sum(groups) + hidden * len(before))),
+            16: sum(layer.weight.numel() for network in contexts for layer in (network.enter, network.leave)),
+            32: width * (n2 + n3 + 9 * width + 4 * outputs),
             64: width * (n3 + 9 * width + 4 * model.quantiser2.groups),
         }
         prior = sum(macs / step**2 for step, macs in per_position.items()) / 1000

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from types import EllipsisType
@@ -448,6 +449,19 @@ class ContextNetwork(nn.Module):
         return of_position(short(self.leave.weight), self.leave.bias, x) * ClassNetwork.SCALE_OUT
 
 
+def context_networks(config: Config) -> list[ContextNetwork]:
+    """A context network for every bank of level 1 but the first, each with all groups before it as inputs.
+
+    The last one has so many at its own position that their neighbours tell next to nothing more.
+    """
+    banks = config.level1
+    before = list(itertools.accumulate(bank.groups for bank in banks[:-1]))
+    return [
+        ContextNetwork(inputs, bank.groups, config.context_width, neighbours=i < len(before))
+        for i, (inputs, bank) in enumerate(zip(before, banks[1:], strict=True), 1)
+    ]
+
+
 def log_energy(words: Tensor, dim: int) -> Tensor:
     """Quantised vectors (B, groups * dim, h, w), in steps -> log2(1 + squared norm) of each (B, groups, h, w).
 
@@ -655,8 +669,7 @@ class Model(nn.Module):
 
         Reach: `mean_reach`.
         """
-        t: Tensor = self.means_1(features).float()
-        return t
+        return self.means_1(features).float()  # type: ignore[no-any-return]
 
     @property
     def unit(self) -> Tensor:

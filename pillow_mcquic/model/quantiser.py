@@ -596,10 +596,9 @@ class Codebooks(nn.Module):
             positions = row[0, 0].numel()
             image, group, position = at // (groups * positions), at // positions % groups, at % positions
             found = [
-                some(words.flatten(0, 1), group * words.shape[1] + some(part.flatten(), at))
-                for words, part in zip(self.words, parts, strict=True)
+                pick(words, group, some(part.flatten(), at)) for words, part in zip(self.words, parts, strict=True)
             ]
-            size = some(step.flatten(), group * step.shape[1] + some(row.flatten(), at))
+            size = entries(step, group * step.shape[1] + some(row.flatten(), at))
             place = (image * positions + position) * groups + group
             total.view(-1, dim).index_copy_(0, place, torch.stack(found).sum(0) * size[:, None])
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +18,10 @@ from ..model.network import (
     PHASES,
     ClassNetwork,
     Config,
-    ContextNetwork,
     Model,
     at_phase,
     at_quality,
+    context_networks,
     initialise,
     log_energy,
     per_channel,
@@ -265,14 +264,7 @@ class Objective(nn.Module):
         banks = model.config.level1
         hidden = model.config.context_width
         self.class_network_1 = ClassNetwork(n2 + n3, groups_1 + hidden * (len(banks) - 1), width)
-        before = list(itertools.accumulate(bank.groups for bank in banks[:-1]))
-        # the last bank sees so many groups at its own position that their neighbours tell next to nothing more
-        self.context_networks = nn.ModuleList(
-            [
-                ContextNetwork(n, bank.groups, hidden, neighbours=i < len(before))
-                for i, (n, bank) in enumerate(zip(before, banks[1:], strict=True), 1)
-            ]
-        )
+        self.context_networks = nn.ModuleList(context_networks(model.config))
         model.log_gain_1.requires_grad_(False)  # set by `allocate`
         model.log_gain_3.requires_grad_(False)
         for quantiser in (model.quantiser1, model.quantiser2, model.quantiser3):
