@@ -1,8 +1,12 @@
 """The encoder's refinement: level-1 latents moved to where the decoder makes the best picture for its bits.
 
 The analysis transform guesses the latents in one pass.  Given a picture the decoder itself can say where they
-should be: the gradient of the distortion through synthesis moves them (Adam, a step a round), the words are chosen
-again, and the best round is kept.  The decoder knows nothing of it.
+should be: the gradient of the distortion through synthesis moves them, the words are chosen again, and the best round
+is kept.  The decoder knows nothing of it.
+
+As the model makes every error cost the same, a slope of so many bits a step asks for the same move everywhere.  Steep
+slopes are mostly those that neighbours share, who would all move for the same error: a latent moves with the root of
+its slope's usual size, in between a step that goes with the slope and one of the same length for all (Adam's).
 """
 
 from __future__ import annotations
@@ -14,10 +18,10 @@ from . import coder
 from .codec import TILE_POSITIONS, Engine, magnified, windows, within
 from .model.network import unit_range
 
-RATE, LAST_RATE = 0.2, 0.02  # quantiser steps that a latent moves in the first round and in the last
-MEMORY = 0.7, 0.9  # of Adam's running means, of slopes and of their squares
-SMALLEST = 0.01  # slope, in bits a step, below which a latent moves less
-TEMPERATURE = 1.5  # bits, of `expected_gradient`
+RATE, LAST_RATE = 0.06, 0.012  # quantiser steps that a slope of one bit a step moves a latent, first and last round
+MEMORY = 0.8  # of the running mean of squared slopes
+SMALLEST = 0.05  # slope, in bits a step, below which a latent moves in proportion
+TEMPERATURE = 2.5  # bits, of `expected_gradient`: more than its words scatter by, and slopes are smoother
 
 
 def refine(
@@ -34,7 +38,7 @@ def refine(
     best, least = (mine, kinds), float("inf")
     with torch.inference_mode(False), torch.no_grad(), engine.networks():
         scaled = scaled.clone()  # what was made in inference mode may not change out of it
-        first, second = torch.zeros_like(scaled), torch.zeros_like(scaled)
+        squares = torch.zeros_like(scaled)
         parts = torch.split(scaled, model.quantiser1.channel_split, 1)
         features = engine.features(codes, classes, q)
         hidden = engine._hidden_1(codes[2], codes[1], quality)
@@ -56,11 +60,10 @@ def refine(
                 break
             gradient /= model.gain(1, q)
             slopes, steps = expected_slopes(engine, scaled, mine, kinds, start, gradient)
-            first.lerp_(slopes, 1 - MEMORY[0])
-            second.lerp_(slopes.square_(), 1 - MEMORY[1])
-            rate = RATE + (LAST_RATE - RATE) * done / rounds
-            steps *= rate / (1 - MEMORY[0] ** (done + 1))
-            scaled -= steps.mul_(first).div_(second.div(1 - MEMORY[1] ** (done + 1)).sqrt_().add_(SMALLEST))
+            squares.lerp_(slopes.square(), 1 - MEMORY)
+            usual = squares.div(1 - MEMORY ** (done + 1)).sqrt_()
+            rate = RATE * (LAST_RATE / RATE) ** (done / (rounds - 1))
+            scaled -= steps.mul_(slopes).div_(usual.add_(SMALLEST).sqrt_()).mul_(rate)
             mine, kinds = engine._level_1(assign, hidden, quality, size, len(parts))
     return [best[0], *codes[1:]], [best[1], *classes[1:]]
 
