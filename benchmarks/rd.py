@@ -85,10 +85,11 @@ def heic() -> Codec:
     return dataclasses.replace(codec, version=f"{codec.version} pillow-heif {pillow_heif.__version__}")
 
 
-OURS = ("mcq", "mcq-e3")
+OURS = ("mcq", "mcq-e2", "mcq-e3")
 AVIF = HEIC = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
 CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
+    "mcq-e2": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=2),
     "mcq-e3": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=3),
     "jpeg": lambda: pillow(
         "JPEG",
