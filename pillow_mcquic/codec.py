@@ -38,6 +38,7 @@ STRIP_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memor
 EVERY_POSITION = 1 << 60  # on other devices: a window in one strip
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
 SEARCH_TOLERANCE, SEARCH_STEPS, SEARCH_START = 0.01, 14, 1152
+REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 
@@ -646,7 +647,7 @@ def encode(
     engine = Engine(load_weights(weights.default_id()))
     height, width = colours.shape[:2]
 
-    def at(quality: int) -> bytes:
+    def at(quality: int, effort: int = effort) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
         stream = engine.write_stream(*engine.quantise(colours, quality, analysed, effort))
         return container.write(header, stream, extra)
@@ -656,7 +657,10 @@ def encode(
         return at(fixed)
     if height * width <= SHARED_ANALYSIS_PIXELS:
         analysed = engine.analyse(colours)
-    return _search(at, target, strict=max_bytes is not None)
+    start = SEARCH_START
+    if effort > EFFORT_DEFAULT:  # what is quick to try tells where the slow search begins
+        start, _ = _search(partial(at, effort=EFFORT_DEFAULT), target / REFINED_GROWTH, start)
+    return _search(at, target, start, strict=max_bytes is not None)[1]
 
 
 def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) -> float | None:
@@ -672,20 +676,20 @@ def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) 
     return None
 
 
-def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
-    """The file nearest in size to `target`, or if `strict` the best one not above it.
+def _search(at: Callable[[int], bytes], target: float, start: int, *, strict: bool = False) -> tuple[int, bytes]:
+    """The file nearest in size to `target`, or if `strict` the best one not above it, after its quality, in 256ths.
 
-    The log of the size is close to linear in quality, so a first guess, the usual slope and then interpolation
+    The log of the size is close to linear in quality, so a first guess `start`, the usual slope and then interpolation
     between the tries around the target (halving now and then) take three or four encodes.
     """
     allowed = (1.0 - SEARCH_TOLERANCE) * target, (1.0 if strict else 1.0 + SEARCH_TOLERANCE) * target
     below: tuple[int, bytes] | None = None  # the largest file tried that is not above the target
     above: tuple[int, bytes] | None = None  # the smallest one that is
-    quality, least = SEARCH_START, 8  # 256ths that a guess moves at least; doubled each time
+    quality, least = start, 8  # 256ths that a guess moves at least; doubled each time
     for step in range(SEARCH_STEPS):
         data = at(quality)
         if allowed[0] <= len(data) <= allowed[1]:
-            return data
+            return quality, data
         if len(data) <= target:
             below = quality, data
         else:
@@ -698,19 +702,19 @@ def _search(at: Callable[[int], bytes], target: float, strict: bool) -> bytes:
             share = 0.5 if step % 3 == 2 else a / (a - b)
             quality = below[0] + round(share * (above[0] - below[0]))
             quality = min(above[0] - 1, max(below[0] + 1, quality))
-        elif quality in (container.QUALITY_MIN, container.QUALITY_MAX) and (quality > SEARCH_START) == (distance > 0):
+        elif quality == (container.QUALITY_MAX if distance > 0 else container.QUALITY_MIN):
             break  # nothing beyond
         else:
             least *= 2
             move = max(least, round(1.2 * abs(distance) / LOG_SIZE_PER_QUALITY * container.QUALITY_ONE))
             guess = quality + (move if distance > 0 else -move)
             quality = min(container.QUALITY_MAX, max(container.QUALITY_MIN, guess))
-    found = [tried[1] for tried in (below, above) if tried]
+    found = [tried for tried in (below, above) if tried]
     if strict:
         if below is None:
-            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {len(found[0])} bytes")
-        return below[1]
-    return min(found, key=lambda data: abs(len(data) - target))
+            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {len(found[0][1])} bytes")
+        return below
+    return min(found, key=lambda tried: abs(len(tried[1]) - target))
 
 
 def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:

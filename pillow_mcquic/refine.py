@@ -4,9 +4,9 @@ The analysis transform guesses the latents in one pass.  Given a picture the dec
 should be: the gradient of the distortion through synthesis moves them, the words are chosen again, and the best round
 is kept.  The decoder knows nothing of it.
 
-As the model makes every error cost the same, a slope of so many bits a step asks for the same move everywhere.  Steep
-slopes are mostly those that neighbours share, who would all move for the same error: a latent moves with the root of
-its slope's usual size, in between a step that goes with the slope and one of the same length for all (Adam's).
+As the model makes every error cost the same, the same slope asks for about the same move everywhere.  A latent moves
+by its slope over the root of that slope's usual size: a move in proportion to the slope does nearly as well, one of
+the same length for all (Adam's) needs twice as many rounds (docs/training-log.md, 2026-11-27).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import coder
 from .codec import TILE_POSITIONS, Engine, magnified, windows, within
 from .model.network import unit_range
 
-RATE, LAST_RATE = 0.06, 0.012  # quantiser steps that a slope of one bit a step moves a latent, first and last round
+RATE, LAST_RATE = 0.06, 0.012  # steps that a slope of one bit a step moves a latent, in the first and the last round
 MEMORY = 0.8  # of the running mean of squared slopes
 SMALLEST = 0.05  # slope, in bits a step, below which a latent moves in proportion
 TEMPERATURE = 2.5  # bits, of `expected_gradient`: more than its words scatter by, and slopes are smoother
@@ -30,7 +30,7 @@ def refine(
     """Codes and classes, those of level 1 refined: bits and distortion together are no more than before.
 
     image: (1, 3, h * 16, w * 16) uint8; scaled: residuals of level 1 in steps (1, channels, h, w) float32; codes and
-    classes of levels 1, 2, 3 as `Engine.quantise_images` gives them.  Takes 40 bytes a pixel.
+    classes of levels 1, 2, 3 as `Engine.quantise_images` gives them; rounds: 2 or more.  Takes 40 bytes a pixel.
     """
     model, q = engine.model, engine._quality(quality)
     size = (scaled.shape[2], scaled.shape[3])

@@ -349,7 +349,8 @@ def test_default_device_of_the_caller_changes_nothing(small: Image.Image) -> Non
 @pytest.mark.parametrize("target", [60.0, 100.0, 1234.0, 5000.0, 99999.0])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: bool, power: float) -> None:
+@pytest.mark.parametrize("start", [256, 1152, 2048])
+def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: bool, power: float, start: int) -> None:
     calls = []
 
     def at(quality: int) -> bytes:
@@ -360,9 +361,11 @@ def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: b
     calls.clear()
     if strict and target < smallest:
         with pytest.raises(ValueError, match="quality 1 needs 100 bytes"):
-            codec._search(at, target, strict)
+            codec._search(at, target, start, strict=strict)
         return
-    size = len(codec._search(at, target, strict))
+    quality, data = codec._search(at, target, start, strict=strict)
+    assert quality in calls
+    size = len(data)
     reachable = min(max(target, smallest), largest)
     assert abs(size / reachable - 1) <= 0.03
     assert not strict or size <= target

@@ -42,8 +42,7 @@ def test_effort_makes_better_pictures_for_their_bits(photo: Image.Image, quality
     files = [to_bytes(crop, quality=quality, effort=effort) for effort in (1, 2, 3)]
     assert files[0] == to_bytes(crop, quality=quality)  # 1 is the default
     costs = [cost(crop, data, quality) for data in files]
-    assert costs[1] < 0.998 * costs[0]
-    assert costs[2] < 0.98 * costs[0]
+    assert costs[2] < costs[1] < 0.98 * costs[0]
     assert psnr(from_bytes(files[2]), crop) > psnr(from_bytes(files[0]), crop)
 
 
@@ -68,6 +67,16 @@ def test_effort_serves_a_target(small: Image.Image) -> None:
     qualities = [container.read(io.BytesIO(data)).header.quality for data in files]
     assert max(map(len, files)) <= 2000
     assert qualities[1] >= qualities[0]
+
+
+def test_the_slow_search_for_a_target_begins_where_a_quick_one_ended(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crop, qualities = photo.crop((300, 100, 556, 276)), list[int]()
+    monkeypatch.setattr(Engine, "_refine", lambda *given: qualities.append(given[5]) or (given[3], given[4]))
+    data = to_bytes(crop, max_bytes=3000, effort=2)
+    assert 2970 <= len(data) <= 3000
+    assert len(to_bytes(crop, quality=qualities[0] / 256)) == pytest.approx(3000, rel=0.04)
 
 
 @pytest.mark.parametrize("wrong", [0, 4, 1.5, True, "2", None])
