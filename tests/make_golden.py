@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from pillow_mcquic import runtime
+
 from .conftest import PHOTO, from_bytes, to_bytes
 from .test_golden import GOLDEN, codes_digest
 
@@ -48,7 +50,9 @@ def main() -> None:
     for name, (picture, options) in pictures(photo).items():
         path = GOLDEN / f"{name}.mcq"
         path.write_bytes(to_bytes(picture, **options))
+        runtime.configure(precision="float32")  # the picture that other precisions come near to
         decoded = from_bytes(path.read_bytes())
+        runtime.configure(precision="auto")
         decoded.save(path.with_suffix(".png"), optimize=True)
         print(
             f'    "{path.name}": ({decoded.size}, "{decoded.mode}", {decoded.info["quality"]}, "{codes_digest(path)}"),'
