@@ -55,8 +55,8 @@ def all_digests() -> dict[str, str]:
 EXPECTED = {name: facts[3] for name, facts in FILES.items()}
 
 
-# grey levels that a sample may be off the picture made in float32, and all of them in the mean: processors with bfloat16
-# sum in different orders and round at different places
+# grey levels that a sample may be off the picture made in float32, and all of them in the mean: processors sum bfloat16
+# in different orders and round at different places
 TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0)}
 
 
