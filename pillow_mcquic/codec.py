@@ -683,6 +683,7 @@ def _search(at: Callable[[int], bytes], target: float, start: int, *, strict: bo
     between the tries around the target (halving now and then) take three or four encodes.
     """
     allowed = (1.0 - SEARCH_TOLERANCE) * target, (1.0 if strict else 1.0 + SEARCH_TOLERANCE) * target
+    aim = sum(allowed) / 2
     below: tuple[int, bytes] | None = None  # the largest file tried that is not above the target
     above: tuple[int, bytes] | None = None  # the smallest one that is
     quality, least = start, 8  # 256ths that a guess moves at least; doubled each time
@@ -694,11 +695,11 @@ def _search(at: Callable[[int], bytes], target: float, start: int, *, strict: bo
             below = quality, data
         else:
             above = quality, data
-        distance = math.log(target / len(data))
+        distance = math.log(aim / len(data))
         if below and above:
             if above[0] - below[0] <= 1:
                 break
-            a, b = (math.log(len(tried[1]) / target) for tried in (below, above))
+            a, b = (math.log(len(tried[1]) / aim) for tried in (below, above))
             share = 0.5 if step % 3 == 2 else a / (a - b)
             quality = below[0] + round(share * (above[0] - below[0]))
             quality = min(above[0] - 1, max(below[0] + 1, quality))
