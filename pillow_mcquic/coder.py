@@ -85,19 +85,21 @@ class LevelTables:
 
     def __init__(self, groups: Sequence[Sequence[NDArray[np.int32]]]) -> None:
         self.groups = groups
-        self._prepared: dict[tuple[int, int, int], tuple[Any, int, int]] = {}
+        self._prepared: dict[tuple[int, int], dict[int, tuple[Any, int, int]]] = {}
 
-    def parts(self, group: int, stage: int, segments: Segments) -> Iterator[tuple[slice, Any, Any]]:
-        """What is coded at once: part of the coding order, the model of its flag or None, the model of its symbols."""
-        start = 0
+    def parts(self, group: int, stage: int, segments: Segments) -> Iterator[tuple[int, int, Any, Any]]:
+        """What is coded at once: start and end in the coding order, the model of its flag or None, that of its symbols."""
+        prepared, start = self._prepared.setdefault((group, stage), {}), 0
         for key, end in segments:
-            model, others, longest = self._prepared.get((group, stage, key)) or self._prepare(group, stage, key)
+            if key not in prepared:
+                prepared[key] = self._prepare(group, stage, key)
+            model, others, longest = prepared[key]
             if not longest:
-                yield slice(start, end), None, model
+                yield start, end, None, model
                 start = end
             while start < end:
                 stop = min(start + longest, end)
-                yield slice(start, stop), _flag((stop - start) * others), model
+                yield start, stop, _flag((stop - start) * others), model
                 start = stop
 
     def _prepare(self, group: int, stage: int, key: int) -> tuple[Any, int, int]:
@@ -105,9 +107,7 @@ class LevelTables:
         table = self.groups[group][stage]
         counts = table.reshape(-1, table.shape[2])[key]
         others = TOTAL - int(counts[0])
-        prepared = _model(counts), others, LOUD // others if others <= QUIET else 0
-        self._prepared[group, stage, key] = prepared
-        return prepared
+        return _model(counts), others, LOUD // others if others <= QUIET else 0
 
 
 def _model(counts: NDArray[np.int32]) -> Any:
@@ -157,13 +157,14 @@ class Encoder:
         write, row = self._coder.encode, 0
         for g, stages in enumerate(tables.groups):
             for s, order, segments in _stages(classes[g], stages, codes[row : row + len(stages)]):
-                symbols = codes[row + s, order].astype(np.int32)
-                for part, flag, model in tables.parts(g, s, segments):
-                    loud = flag is None or bool(symbols[part].any())
+                symbols = codes[row + s].take(order).astype(np.int32)
+                others = (symbols != 0).tobytes()  # found there sooner than by `any`
+                for start, stop, flag, model in tables.parts(g, s, segments):
+                    loud = flag is None or others.find(1, start, stop) >= 0
                     if flag is not None:
                         write(int(loud), flag)
                     if loud:
-                        write(symbols[part], model)
+                        write(symbols[start:stop], model)
             row += len(stages)
 
     def finish(self) -> bytes:
@@ -191,9 +192,11 @@ class Decoder:
         row = 0
         for g, (mine, stages) in enumerate(zip(classes, groups, strict=True), first):
             for s, order, segments in _stages(mine, stages, codes[row : row + len(stages)]):
-                for part, flag, model in tables.parts(g, s, segments):
+                symbols = np.zeros(len(order), np.int16)
+                for start, stop, flag, model in tables.parts(g, s, segments):
                     if flag is None or self._next(flag):
-                        codes[row + s, order[part]] = self._next(model, part.stop - part.start)
+                        symbols[start:stop] = self._next(model, stop - start)
+                codes[row + s][order] = symbols
             row += len(stages)
         return codes
 
