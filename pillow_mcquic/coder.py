@@ -88,7 +88,7 @@ class LevelTables:
         self._prepared: dict[tuple[int, int], dict[int, tuple[Any, int, int]]] = {}
 
     def parts(self, group: int, stage: int, segments: Segments) -> Iterator[tuple[int, int, Any, Any]]:
-        """What is coded at once: start and end in the coding order, the model of its flag or None, that of its symbols."""
+        """What is coded at once: start and end in the coding order, the model of its flag or None, of its symbols."""
         prepared, start = self._prepared.setdefault((group, stage), {}), 0
         for key, end in segments:
             if key not in prepared:
