@@ -19,6 +19,7 @@ from pillow_mcquic.model import network
 from pillow_mcquic.model.cost import measure
 from pillow_mcquic.model.network import (
     LARGE,
+    Block,
     ClassNetwork,
     Config,
     ContextNetwork,
@@ -326,6 +327,20 @@ def test_float32_layers_stay_products(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, rows = Pointwise(24, 40), torch.randn(70, 24)
     initialise(layer)
     assert torch.equal(layer.of_rows(rows), F.linear(rows, layer.weight, layer.bias))
+
+
+def test_a_block_in_pieces_is_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block, x = Block(8), torch.randn(2, 8, 9, 7)
+    initialise(block)
+    whole = block(x)
+    monkeypatch.setattr(network, "CACHED_ROWS", 25)  # 126 rows: five pieces and a row
+    pieces: list[int] = []
+    rest = Block.rest
+    monkeypatch.setattr(Block, "rest", lambda self, inner, rows: pieces.append(len(rows)) or rest(self, inner, rows))
+    with torch.inference_mode():
+        assert torch.allclose(block(x), whole, atol=1e-6)
+    assert pieces == [25] * 5 + [1]
 
 
 def test_rows_and_planes_are_inverse() -> None:

@@ -34,6 +34,7 @@ MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
 # the first, and largest, channels of y1: the linear shortcut keeps them in float32, as in bfloat16 they would cost
 # whole grey levels, and previews see those of the positions around
 LARGE = 32
+CACHED_ROWS = 4096  # positions that three products of a block go through in turn, so that they stay in the cache
 SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
@@ -296,11 +297,20 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # on rows, as of a change in place to a view autograd makes copies (half of a block's time in training)
         rows = to_rows(x)
-        t = to_planes(self.enter.of_rows(rows, leaky=True), x)
-        rows = self.leave.of_rows(to_rows(self.depthwise(t)), onto=rows)
+        inner = to_rows(self.depthwise(to_planes(self.enter.of_rows(rows, leaky=True), x)))
+        if len(rows) <= 2 * CACHED_ROWS or x.device.type != "cpu" or torch.is_grad_enabled():
+            return to_planes(self.rest(inner, rows), x)
+        out = torch.empty_like(rows)
+        for parts in zip(*(torch.split(t, CACHED_ROWS) for t in (out, inner, rows)), strict=True):
+            parts[0].copy_(self.rest(*parts[1:]))
+        return to_planes(out, x)
+
+    def rest(self, inner: Tensor, rows: Tensor) -> Tensor:
+        """All of a block behind the depthwise convolution, (N, width): what came of it, and the block's input."""
+        rows = self.leave.of_rows(inner, onto=rows)
         if self.expansion:
             rows = self.contract.of_rows(self.expand.of_rows(rows, leaky=True), onto=rows)
-        return to_planes(rows, x)
+        return rows
 
 
 class Down(nn.Module):
