@@ -735,7 +735,12 @@ def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
 
 def check_size(header: Header) -> None:
     """Warn or raise, as Pillow does on opening, when a picture is larger than `PIL.Image.MAX_IMAGE_PIXELS` allows."""
-    Image._decompression_bomb_check(header.padded_size)
+    check_sizes([header])
+
+
+def check_sizes(headers: Sequence[Header]) -> None:
+    """`check_size` of pictures that are decoded together, for all of their pixels."""
+    Image._decompression_bomb_check((sum(math.prod(header.padded_size) for header in headers), 1))
 
 
 def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:

@@ -58,6 +58,12 @@ class Header:
         return -(-self.width // 16) * 16, -(-self.height // 16) * 16
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the decoded array: (height, width) or (height, width, 2..4)."""
+        channels = len(self.mode)
+        return (self.height, self.width) if channels == 1 else (self.height, self.width, channels)
+
+    @property
     def grey(self) -> bool:
         """Whether the picture has no colours, with alpha or without."""
         return self.mode in ("L", "LA")

@@ -63,8 +63,12 @@ def test_imagecodecs_out(pixels: NDArray[np.uint8]) -> None:
     assert np.array_equal(out, mcq_decode(encoded))
     with pytest.raises(McqError, match="do not fit"):
         mcq_encode(pixels[0], out=bytearray(10))
-    with pytest.raises(McqError, match="shape"):
-        mcq_decode(encoded, out=np.empty((5, 5, 3), np.uint8))
+    for shape in ((5, 5, 3), (64, 48, 3), (48, 192)):  # as many samples in another order are another picture
+        with pytest.raises(McqError, match="shape"):
+            mcq_decode(encoded, out=np.empty(shape, np.uint8))
+    with pytest.raises(McqError, match="array"):
+        mcq_decode(encoded, out=bytearray(48 * 64 * 3))  # type: ignore[arg-type]
+    assert np.array_equal(mcq_decode(encoded, out=np.empty((1, 48, 64, 3), np.uint8))[0], out)
 
 
 def test_imagecodecs_stack_by_index(pixels: NDArray[np.uint8]) -> None:
@@ -82,7 +86,7 @@ def test_imagecodecs_errors(pixels: NDArray[np.uint8]) -> None:
             mcq_encode(bad)
     with pytest.raises(McqError, match=r"1 .* 8"):
         mcq_encode(pixels[0], level=11)
-    for data in (b"", b"noise" * 10, mcq_encode(pixels[0])[:-3]):
+    for data in (b"", b"noise" * 10, mcq_encode(pixels[0])[:-3], "text"):
         with pytest.raises(McqError):
             mcq_decode(data)
 
@@ -131,8 +135,32 @@ def test_numcodecs_there_and_back(pixels: NDArray[np.uint8]) -> None:
     out = np.empty_like(pixels)
     codec.decode(encoded, out=out)
     assert np.array_equal(out, decoded)
+    codec.decode(encoded, out=(flat := bytearray(pixels.size)))
+    assert flat == decoded.tobytes()
+    with pytest.raises(ValueError, match="shape"):
+        codec.decode(encoded, out=np.empty((4, 64, 48, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8"):
         codec.encode(pixels.astype("f4"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("level", 99), ("effort", 7)])
+def test_numcodecs_refuses_options_when_it_is_made(option: str, value: int) -> None:
+    numcodecs = pytest.importorskip("numcodecs")
+    with pytest.raises(ValueError, match=str(value)):
+        numcodecs.get_codec({"id": "mcq", option: value})
+
+
+def test_a_stack_is_measured_before_it_is_decoded(pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes may stand for many pixels, and many such pictures for too many."""
+    encoded = stack.encode(pixels)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64)
+    assert stack.decode(encoded, 1).shape == (48, 64, 3)
+    assert stack.decode(encoded, shape=pixels.shape).shape == pixels.shape  # as large as expected
+    monkeypatch.setattr(pillow_mcquic.codec, "decode_file", None)
+    with pytest.raises(Image.DecompressionBombError):
+        stack.decode(encoded)
+    with pytest.raises(ValueError, match="shape"):
+        stack.decode(encoded, shape=(48, 64, 3))
 
 
 def test_an_array_in_fortran_order_is_refused(pixels: NDArray[np.uint8]) -> None:
@@ -140,6 +168,11 @@ def test_an_array_in_fortran_order_is_refused(pixels: NDArray[np.uint8]) -> None
     numcodecs = pytest.importorskip("numcodecs")
     with pytest.raises(ValueError, match="order='C'"):
         numcodecs.get_codec({"id": "mcq"}).encode(np.asfortranarray(pixels))
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    """Those of the Zarr arrays in a folder."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "zarr.json")
 
 
 def test_zarr_array_of_pictures(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -159,8 +192,36 @@ def test_zarr_array_of_pictures(tmp_path: Path, pixels: NDArray[np.uint8]) -> No
     assert error(reread[:4], pixels) < 8
     assert np.array_equal(reread[1], array[1])
     assert not reread[4].any() or error(reread[4], pixels[0] * 0) < 3
-    stored = sum(p.stat().st_size for p in (tmp_path / "photos.zarr").rglob("c/*") if p.is_file())
-    assert stored < pixels.nbytes / 10
+    assert 0 < sum(p.stat().st_size for p in chunk_files(tmp_path)) < pixels.nbytes / 5
+
+
+def test_zarr_notices_a_chunk_of_another_shape(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    zarr = pytest.importorskip("zarr")
+    array = zarr.create_array(
+        tmp_path / "x.zarr",
+        shape=pixels.shape,
+        chunks=(1, *pixels.shape[1:]),
+        dtype="uint8",
+        serializer={"name": "mcq", "configuration": {}},
+        compressors=None,
+    )
+    array[:] = pixels
+    chunk = chunk_files(tmp_path)[0]
+    chunk.write_bytes(stack.encode(pixels[0].transpose(1, 0, 2)))
+    with pytest.raises(OSError, match="shape"):
+        array[:]
+
+
+def test_zarr_names_an_unknown_setting(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    with pytest.raises(ValueError, match="lvel"):
+        zarr.create_array(
+            tmp_path / "x.zarr",
+            shape=(48, 64, 3),
+            dtype="uint8",
+            serializer={"name": "mcq", "configuration": {"lvel": 5}},
+            compressors=None,
+        )
 
 
 @pytest.mark.parametrize(

@@ -66,15 +66,16 @@ def mcq_encode(data: Any, /, level: float | None = None, *, out: Any = None, **o
 def mcq_decode(data: Any, /, index: int | None = None, *, out: NDArray[Any] | None = None) -> NDArray[np.uint8]:
     """Decode to uint8 pixels of the shape that was encoded, but (H, W) for (H, W, 1); index: of a picture in a stack.
 
-    out: None, or an array of that shape to write to.  Raises McqError.
+    out: None, or an array of that shape, sides of 1 aside, to write to.  Raises McqError, and without `out` what Pillow
+    raises for more pixels, of all pictures together, than `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
+    if out is not None and (not isinstance(out, np.ndarray) or out.dtype != np.uint8):
+        raise McqError(f"out must be a uint8 array, got {getattr(out, 'dtype', type(out).__name__)}")
     try:
-        pixels = stack.decode(bytes(data), index)
-    except (OSError, ValueError, IndexError) as error:
+        pixels = stack.decode(bytes(memoryview(data)), index, None if out is None else out.shape)
+    except (OSError, ValueError, IndexError, TypeError) as error:
         raise McqError(str(error)) from error
     if out is None:
         return pixels
-    if out.dtype != np.uint8 or out.size != pixels.size:
-        raise McqError(f"out must be uint8 of shape {pixels.shape}, got {out.dtype} {out.shape}")
     out[...] = pixels.reshape(out.shape)
     return out

@@ -21,6 +21,8 @@ class Mcq(Codec):  # type: ignore[misc]
     codec_id = "mcq"
 
     def __init__(self, level: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT) -> None:
+        codec.quality_in_256ths(level)
+        codec.check_effort(effort)
         self.level = level
         self.effort = effort
 
@@ -33,5 +35,10 @@ class Mcq(Codec):  # type: ignore[misc]
         return stack.encode(np.ascontiguousarray(pixels), quality=self.level, effort=self.effort)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Bytes -> pixels, into `out` where given; OSError when they are damaged."""
-        return ndarray_copy(stack.decode(ensure_bytes(buf)), out)
+        """Bytes -> pixels, into `out` where given; OSError when damaged, ValueError for `out` of another shape.
+
+        Without `out` a stack's pixels all together are limited by `PIL.Image.MAX_IMAGE_PIXELS`.
+        """
+        return ndarray_copy(
+            stack.decode(ensure_bytes(buf), shape=None if out is None else ensure_ndarray(out).shape), out
+        )

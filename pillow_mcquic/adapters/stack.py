@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import numpy as np
@@ -24,30 +24,41 @@ def encode(pixels: NDArray[Any], **options: Any) -> bytes:
     return b"".join(codec.encode(picture, **options) for picture in pixels)
 
 
-def files(data: bytes) -> Iterator[container.File]:
+def files(data: bytes) -> list[container.File]:
     """The pictures in some bytes, parsed but not decoded; errors as of `codec.decode`."""
-    source = io.BytesIO(data)
-    while not source.tell() or source.tell() < len(data):
-        file = container.read(source)
-        codec.check_size(file.header)
-        yield file
+    source, found = io.BytesIO(data), list[container.File]()
+    while not found or source.tell() < len(data):
+        found.append(container.read(source))
+        codec.check_size(found[-1].header)
+    return found
 
 
-def decode(data: bytes, index: int | None = None) -> NDArray[np.uint8]:
+def decode(data: bytes, index: int | None = None, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
     """The only picture, the picture at `index`, or all of them, stacked.
 
-    Raises IndexError for an index that is not there, ValueError for pictures of different shapes, and what
-    `codec.decode` raises.
+    shape: what is expected, None for anything within `PIL.Image.MAX_IMAGE_PIXELS` all together; found out before
+    anything is decoded.  Raises IndexError for an index that is not there, ValueError for pictures of different shapes
+    or another one than expected (sides of 1 aside, and but for a flat one of as many samples), and what `codec.decode`
+    raises.
     """
+    found = files(data)
     if index is not None:
-        found = list(files(data))
         if not -len(found) <= index < len(found):
             raise IndexError(f"index must be from 0 to {len(found) - 1}, got {index}")
-        return codec.decode_file(found[index])
-    pictures = [codec.decode_file(file) for file in files(data)]
-    if len(pictures) == 1:
-        return pictures[0]
-    shapes = sorted({picture.shape for picture in pictures})
+        found = [found[index]]
+    shapes = sorted({file.header.shape for file in found})
     if len(shapes) > 1:
         raise ValueError(f"pictures of shapes {shapes} do not stack: ask for one by its index")
-    return np.stack(pictures)
+    whole = shapes[0] if len(found) == 1 else (len(found), *shapes[0])
+    if shape is None:
+        codec.check_sizes([file.header for file in found])
+    elif not _alike(whole, shape):
+        raise ValueError(f"the data hold uint8 of shape {whole}, not {shape}")
+    pictures = [codec.decode_file(file) for file in found]
+    return pictures[0] if len(pictures) == 1 else np.stack(pictures)
+
+
+def _alike(whole: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of one shape may take the samples of another without moving any to another place."""
+    flat = len(shape) == 1 and math.prod(shape) == math.prod(whole)
+    return flat or [n for n in whole if n > 1] == [n for n in shape if n > 1]

@@ -11,6 +11,7 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.common import parse_named_configuration
 
 from .. import codec
+from ..container import BadFileError
 from . import stack
 
 
@@ -33,6 +34,9 @@ class Mcq(ArrayBytesCodec):
     def from_dict(cls, data: Any) -> Mcq:
         """From the metadata of an array."""
         _, configuration = parse_named_configuration(data, "mcq", require_configuration=False)
+        unknown = set(configuration or {}) - {"level", "effort"}
+        if unknown:
+            raise ValueError(f"the mcq codec's configuration has level and effort, not {', '.join(sorted(unknown))}")
         return cls(**(configuration or {}))  # type: ignore[arg-type]
 
     def to_dict(self) -> Any:
@@ -58,5 +62,8 @@ class Mcq(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(encoded)
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        pixels = await asyncio.to_thread(stack.decode, chunk_bytes.to_bytes())
+        try:
+            pixels = await asyncio.to_thread(stack.decode, chunk_bytes.to_bytes(), None, chunk_spec.shape)
+        except ValueError as error:  # the file's fault: the array says what it should hold
+            raise BadFileError(f"damaged chunk: {error}") from error
         return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
