@@ -66,16 +66,18 @@ def check_effort(effort: object) -> int:
 
 def load_weights(model_id: bytes) -> Weights:
     """The weights of an id, read once per process."""
-    import torch
+    with runtime.lock:
+        import torch
 
-    from . import weights
+        from . import weights
 
-    runtime.prepare_thread_pool()
-    # tensors made in a caller's inference mode could not take part in a refinement
-    with runtime.lock, torch.inference_mode(False):
-        if model_id not in _loaded:
-            runtime.keep_freed_memory()
-            _loaded[model_id] = weights.load(weights.find(model_id))
+        coder.library()
+        runtime.prepare_thread_pool()
+        # tensors made in a caller's inference mode could not take part in a refinement
+        with torch.inference_mode(False):
+            if model_id not in _loaded:
+                runtime.keep_freed_memory()
+                _loaded[model_id] = weights.load(weights.find(model_id))
         return _loaded[model_id]
 
 

@@ -33,7 +33,8 @@ class DamagedStreamError(ValueError):
 
 
 @lru_cache(maxsize=1)
-def _constriction() -> Any:
+def library() -> Any:
+    """The range coder's, imported by the first call."""
     import constriction
 
     return constriction.stream
@@ -113,7 +114,7 @@ class LevelTables:
 def _model(counts: NDArray[np.int32]) -> Any:
     # the coder adds one to each of these and has 2^24 in all: P = counts / 2^24, exactly
     exact = counts.astype(np.float32) - np.float32(1)
-    return _constriction().model.Categorical(np.ascontiguousarray(exact), perfect=False)
+    return library().model.Categorical(np.ascontiguousarray(exact), perfect=False)
 
 
 @lru_cache(maxsize=4096)
@@ -150,7 +151,7 @@ class Encoder:
     """Writes one code stream, level by level."""
 
     def __init__(self) -> None:
-        self._coder = _constriction().queue.RangeEncoder()
+        self._coder = library().queue.RangeEncoder()
 
     def write(self, codes: NDArray[np.int16], classes: NDArray[np.uint8], tables: LevelTables) -> None:
         """The codes (symbols, N) of a level under their classes (groups, N)."""
@@ -180,7 +181,7 @@ class Decoder:
         """Raises DamagedStreamError when `data` is no whole number of words."""
         if len(data) % 4:
             raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
-        self._coder = _constriction().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._coder = library().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def read(self, classes: NDArray[np.uint8], tables: LevelTables, first: int = 0) -> NDArray[np.int16]:
         """The codes (symbols, N) of the next groups, of a level the `first` and those after it, under their classes.

@@ -21,7 +21,7 @@ MAGIC = b"\x8bMCQ\r\n\x1a\n"
 VERSION_MAJOR, VERSION_MINOR = 1, 0
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels
 QUALITY_ONE, QUALITY_MIN, QUALITY_MAX = 256, 256, 2048
-MAX_SIDE = (1 << 28) - 1
+MAX_SIDE = MAX_LENGTH = (1 << 28) - 1  # of a picture, of a chunk's payload
 # a 16x16 square costs at least 8 / 160 bits (checked at export), so a header cannot claim what its codes can't hold
 MAX_SQUARES_PER_BYTE = 160
 

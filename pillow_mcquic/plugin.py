@@ -61,6 +61,16 @@ class McqImageFile(ImageFile.ImageFile):
         self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
         self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload, 1))]
 
+    def verify(self) -> None:
+        """Check what `open` left unread, by its checksums; OSError when it is damaged.  Closes the file."""
+        if self.fp is None or not self.tile:
+            raise RuntimeError("verify must be called directly after open")
+        tile = self.tile[0]
+        header: container.Header = tile.args[0]  # type: ignore[index, assignment]
+        self.fp.seek(tile.offset)
+        container.read_picture(container.Reader(self.fp), header)
+        super().verify()
+
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Decode to 1/2, 1/4 or 1/8 of the sides when that is still at least `size`, in less time.
 
@@ -118,9 +128,14 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
         if value is None or value == b"" or value == "":
             continue
         if isinstance(value, str) and kind in (XMP, COMMENT):
-            value = value.encode()
+            try:
+                value = value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{name} must be text that UTF-8 can hold ({error})") from error
         if not isinstance(value, (bytes, bytearray)):
             raise ValueError(f"{name} must be bytes, got {type(value).__name__}")
+        if len(value) > container.MAX_LENGTH:
+            raise ValueError(f"{name} must be of at most {container.MAX_LENGTH} bytes, got {len(value)}")
         if kind == ICC and value[16:20] == b"CMYK":
             continue  # pixels are stored as RGB, which such a profile says nothing of
         chunks[kind] = bytes(value)

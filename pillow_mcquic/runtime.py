@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging  # noqa: F401  # before our own hook, which then comes first: it takes a lock that imports need
 import os
 import re
 import sys
@@ -41,7 +42,9 @@ def _imported_after_fork() -> bool:
 
 
 _forked = _imported_after_fork()
-lock = threading.Lock()  # guards what is loaded once
+lock = threading.RLock()  # guards what is imported and loaded once; forks wait for it
+_held = False  # by a fork
+LONGEST_WAIT = 10.0  # seconds
 
 
 def configure(*, device: str | None = None, precision: str | None = None) -> None:
@@ -70,6 +73,20 @@ def _check_precision(precision: str) -> None:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
 
 
+def _before_fork() -> None:
+    """Wait for what another thread loads: in the child its imports would stay half done, and locked, for ever.
+
+    Not for ever: somebody else's hook may already hold what that thread is waiting for.
+    """
+    global _held
+    _held = lock.acquire(timeout=LONGEST_WAIT)
+
+
+def _after_fork_in_parent() -> None:
+    if _held:
+        lock.release()
+
+
 def _after_fork_in_child() -> None:
     global _forked, lock, _at_work, _before
     _forked = True
@@ -77,11 +94,11 @@ def _after_fork_in_child() -> None:
     if _before is not None:
         _before()
         _before = None
-    lock = threading.Lock()  # the parent may have held it in another thread
+    lock = threading.RLock()  # the parent, or one of its threads, holds it
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 _threads_fixed = False
 

@@ -38,6 +38,18 @@ def test_every_flipped_byte_is_refused(tiny_file: bytes) -> None:
         assert outcome(damaged) == ("not an image" if at < 8 else "refused"), at
 
 
+def test_verify_notices_damage_without_decoding(tiny_file: bytes) -> None:
+    with Image.open(io.BytesIO(tiny_file)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(tiny_file)) as image:
+        image.load()
+        with pytest.raises(RuntimeError, match="directly after open"):
+            image.verify()
+    damaged = tiny_file[:-9] + bytes([tiny_file[-9] ^ 1]) + tiny_file[-8:]
+    with Image.open(io.BytesIO(damaged)) as image, pytest.raises(OSError, match="checksum"):
+        image.verify()
+
+
 def test_every_flipped_bit_is_refused(tiny_file: bytes) -> None:
     for at in range(64, 8 * len(tiny_file)):
         damaged = bytearray(tiny_file)

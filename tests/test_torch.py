@@ -59,6 +59,16 @@ def test_decode_of_several_keeps_their_order(photo: Image.Image) -> None:
     assert decode_tensor([]) == []
 
 
+def test_decode_of_files_by_their_paths(cut: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "x.mcq"
+    path.write_bytes(to_bytes(cut))
+    picture = decode_tensor(path.read_bytes())
+    for found in (decode_tensor(path), decode_tensor(str(path)), *decode_tensor([path, str(path)])):
+        assert abs(found.int() - picture.int()).max() <= 2
+    with pytest.raises(FileNotFoundError):
+        decode_tensor("nowhere.mcq")
+
+
 def test_encode_gives_the_file_of_the_array_codec(cut: Image.Image) -> None:
     assert encode_tensor(tensor(cut), quality=3) == pillow_mcquic.encode(np.asarray(cut), quality=3)
     assert encode_tensor(tensor(cut)) == pillow_mcquic.encode(np.asarray(cut))
@@ -160,12 +170,17 @@ def test_impossible_codes_are_refused(cut: Image.Image) -> None:
     codes = read_codes(to_bytes(cut))
     with pytest.raises(ValueError, match="are not those of size"):
         decode_codes(codes, quality=4, size=(90, 200))
-    with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 2, rows, columns\), got None"):
+    with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 2, rows, columns\), got NoneType"):
         decode_codes({1: codes[1], 3: codes[3]}, quality=4)
     with pytest.raises(ValueError, match="codes of level 3 must be"):
         decode_codes({**codes, 3: codes[3][:5]}, quality=4)
     with pytest.raises(ValueError, match=r"codes of level 1 must be integers .* got torch.float32"):
         decode_codes({**codes, 1: codes[1] + 0.5}, quality=4)
+    for size in (5, (90.5, 60), (101, -75)):
+        with pytest.raises(ValueError, match="size must be"):
+            decode_codes(codes, quality=4, size=size)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be a dict"):
+        decode_codes([codes[1]], quality=4)  # type: ignore[arg-type]
     for code in (-1, 1536):
         wrong = codes[1].clone()
         wrong[0, 0, 0, 0] = code

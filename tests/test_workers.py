@@ -108,6 +108,24 @@ def test_import_in_a_forked_child_only(small_file: bytes) -> None:
     assert out.stdout.strip() == b"7"
 
 
+@pytest.mark.skipif("fork" not in METHODS, reason="no fork on this platform")
+def test_forks_while_a_thread_loads_the_model(small_file: bytes) -> None:
+    """A child cannot finish the imports that another thread of its parent had begun."""
+    code = (
+        "import os, signal, sys, threading, time, pillow_mcquic\n"
+        "data = sys.stdin.buffer.read(); threading.Thread(target=pillow_mcquic.decode, args=(data,)).start()\n"
+        "children = []\n"
+        "for _ in range(8):\n"
+        "    time.sleep(0.12); pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        signal.alarm(30); pillow_mcquic.decode(data); os._exit(7)\n"
+        "    children.append(pid)\n"
+        "print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], input=small_file, capture_output=True, timeout=120, check=True)
+    assert out.stdout.decode().strip() == str([7] * 8)
+
+
 def test_first_decode_imports_no_compiler_and_draws_no_random_numbers(small_file: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.mcq").write_bytes(small_file)
     code = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor
@@ -21,23 +21,38 @@ from ..container import File, Header
 from ..model.network import Config
 
 LEVELS = (1, 2, 3)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+Source = str | os.PathLike[str] | bytes
+
+
+def _parsed(source: Source) -> File:
+    """A file given by path or bytes, not decoded yet; errors as of `codec.decode`."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as opened:
+            file = container.read(opened)
+    else:
+        file = container.read(io.BytesIO(source))
+    codec.check_size(file.header)
+    return file
 
 
 @overload
-def decode_tensor(data: bytes, *, device: torch.device | str | None = ...) -> Tensor: ...
+def decode_tensor(source: Source, *, device: torch.device | str | None = ...) -> Tensor: ...  # type: ignore[overload-overlap]
 @overload
-def decode_tensor(data: Sequence[bytes], *, device: torch.device | str | None = ...) -> list[Tensor]: ...
-def decode_tensor(data: bytes | Sequence[bytes], *, device: torch.device | str | None = None) -> Tensor | list[Tensor]:
-    """Decode the bytes of an `.mcq` file to uint8 (3, H, W) on a device; of several to a list of these.
+def decode_tensor(source: Sequence[Source], *, device: torch.device | str | None = ...) -> list[Tensor]: ...
+def decode_tensor(
+    source: Source | Sequence[Source], *, device: torch.device | str | None = None
+) -> Tensor | list[Tensor]:
+    """Decode an `.mcq` file, given by path or bytes, to uint8 (3, H, W) on a device; several to a list of these.
 
     Pictures of equal size and quality go through the networks together.  Grey is decoded to three equal channels, alpha
     not at all.  device: None is what `pillow_mcquic.configure` says.  Raises what `pillow_mcquic.decode` raises.
     """
-    several = not isinstance(data, (bytes, bytearray, memoryview))
-    files = [container.read(io.BytesIO(each)) for each in (data if several else [data])]  # type: ignore[arg-type]
+    several = not isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike))
+    sources = cast(Sequence[Source], source if several else [source])
+    files = [_parsed(each) for each in sources]
     alike: dict[tuple[bytes, bool, int, tuple[int, int]], list[int]] = {}
     for i, file in enumerate(files):
-        codec.check_size(file.header)
         header = file.header
         alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
     decoded: dict[int, Tensor] = {}
@@ -114,19 +129,14 @@ def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     return files
 
 
-def read_codes(source: str | os.PathLike[str] | bytes) -> dict[int, Tensor]:
+def read_codes(source: Source) -> dict[int, Tensor]:
     """The codes of an `.mcq` file, given by path or bytes, without running the networks that make pixels.
 
     Returns for each level 1, 2, 3 int16 (groups, stages, rows, columns) on the CPU, rows and columns on the grid of
     16, 32 or 64 pixels; groups of fewer residual stages than the most have 0 in the others.  A code is the index of a
     word of its group's and stage's codebook; 0 is the zero word.  Raises what `pillow_mcquic.decode` raises.
     """
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as opened:
-            file = container.read(opened)
-    else:
-        file = container.read(io.BytesIO(source))
-    codec.check_size(file.header)
+    file = _parsed(source)
     engine = Engine(codec.load_weights(file.header.model), runtime.device("cpu"))
     codes, _ = engine.read_stream(file.codes, file.header)
     return {level: _by_stage(engine.weights.config, level, torch.from_numpy(codes[level - 1])) for level in LEVELS}
@@ -160,10 +170,14 @@ def decode_codes(
     """
     engine = Engine(codec.load_weights(weights.default_id()), runtime.device(device))
     fixed = codec.quality_in_256ths(quality)
+    if not isinstance(codes, Mapping):
+        raise ValueError(f"codes must be a dict of the levels' tensors, got {type(codes).__name__}")
     flat = [_flat(engine.weights.config, level, codes).to(engine.device) for level in LEVELS]
     height, width = flat[0].shape[2] * 16, flat[0].shape[3] * 16
     if size is None:
         size = width, height
+    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"size must be (width, height) in whole pixels, got {size!r}")
     header = Header(*size, "RGB", fixed, engine.weights.id)
     if header.grids != tuple(tuple(level.shape[2:]) for level in flat):
         raise ValueError(f"codes on grids {[tuple(level.shape[2:]) for level in flat]} are not those of size {size}")
@@ -176,10 +190,9 @@ def _flat(config: Config, level: int, codes: Mapping[int, Tensor]) -> Tensor:
     """The inverse of `_by_stage`, with a batch dimension: (1, symbols, h, w); ValueError for impossible codes."""
     banks = config.banks(level)
     groups, most = sum(bank.groups for bank in banks), max(len(bank.stages) for bank in banks)
-    mine = codes.get(level)
-    whole = mine is not None and not mine.dtype.is_floating_point and not mine.dtype.is_complex
-    if mine is None or not whole or mine.ndim != 4 or mine.shape[:2] != (groups, most):
-        found = None if mine is None else f"{mine.dtype} {tuple(mine.shape)}"
+    mine, shape = codes.get(level), (groups, most)
+    if not isinstance(mine, Tensor) or mine.dtype not in INTEGERS or mine.ndim != 4 or mine.shape[:2] != shape:
+        found = f"{mine.dtype} {tuple(mine.shape)}" if isinstance(mine, Tensor) else type(mine).__name__
         raise ValueError(f"codes of level {level} must be integers ({groups}, {most}, rows, columns), got {found}")
     parts = []
     for bank, part in zip(banks, torch.split(mine, [bank.groups for bank in banks]), strict=True):
