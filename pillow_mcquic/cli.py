@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import importlib.util
 import io
@@ -22,6 +23,15 @@ Job = tuple[Path, Path]  # source, target
 
 class UsageError(Exception):
     """Arguments that cannot be carried out as they stand."""
+
+
+@contextlib.contextmanager
+def arguments() -> Iterator[None]:
+    """Context in which a value out of range is a matter of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def expand(patterns: Sequence[str]) -> Iterator[Path]:
@@ -56,6 +66,8 @@ def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_g
     """Where every input goes: beside itself, or to `out`, a file of that suffix for one input, else a folder."""
     if out is None:
         return [(source, source.with_suffix(suffix)) for source, _ in inputs]
+    if out == "-":
+        raise UsageError("-o - : files are not written to standard output; name a file or a folder")
     target = Path(out)
     folder = folder_given or len(inputs) > 1 or names_a_folder(out)
     if not folder and target.suffix:
@@ -111,12 +123,13 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
 def encode_command(args: argparse.Namespace) -> int:
     options = {"quality": args.quality, "target_bpp": args.bpp, "max_bytes": args.max_bytes, "effort": args.effort}
     options = {k: v for k, v in options.items() if v is not None}
-    if "quality" in options:
-        codec.quality_in_256ths(options["quality"])
+    with arguments():
+        if "quality" in options:
+            codec.quality_in_256ths(options["quality"])
     suffixes = files.readable_suffixes() - {".mcq"}
 
     def work(source: Path, target: Path) -> int:
-        with Image.open(source) as image:
+        with files.open_picture(source) as image:
             return files.write_whole(target, files.to_mcq(image, **options), args.overwrite)
 
     jobs = make_jobs(args, suffixes, ".mcq")
@@ -133,7 +146,7 @@ def decode_command(args: argparse.Namespace) -> int:
         raise UsageError(f"no image format to decode to has the suffix {suffix}")
 
     def work(source: Path, target: Path) -> int:
-        with Image.open(source) as image:
+        with files.open_mcq(source) as image:
             return files.write_whole(target, files.from_mcq(image, format), args.overwrite)
 
     jobs = make_jobs(args, frozenset({".mcq"}), suffix)
@@ -143,6 +156,14 @@ def decode_command(args: argparse.Namespace) -> int:
 def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -> list[Job]:
     paths = list(expand(args.inputs))
     return plan(list(find_inputs(paths, suffixes)), args.out, suffix, any(path.is_dir() for path in paths))
+
+
+def check_output(target: Path, args: argparse.Namespace) -> None:
+    """UsageError for an output that is there, without --overwrite, or that is the picture to be read."""
+    if os.path.lexists(target) and not args.overwrite:
+        raise UsageError(f"{target} exists (use --overwrite)")
+    if target.exists() and os.path.exists(args.image) and target.samefile(args.image):
+        raise UsageError(f"output {target} is the picture itself")
 
 
 def try_command(args: argparse.Namespace) -> int:
@@ -155,9 +176,10 @@ def try_command(args: argparse.Namespace) -> int:
     if format is None:
         raise UsageError(f"{args.out} has no suffix of an image format to decode to")
     for target in (Path(args.out), Path(args.out).with_suffix(".mcq")) if args.out else ():
-        if os.path.lexists(target) and not args.overwrite:
-            raise UsageError(f"{target} exists (use --overwrite)")
-    with Image.open(args.image) as image:
+        check_output(target, args)
+    with arguments():
+        codec.quality_in_256ths(args.quality)
+    with files.open_picture(args.image) as image:
         original = image.convert("RGB")
     data = io.BytesIO()
     original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
@@ -187,14 +209,16 @@ def compare_command(args: argparse.Namespace) -> int:
     from . import compare
 
     target = Path(args.out)
-    if os.path.lexists(target) and not args.overwrite:
-        raise UsageError(f"{target} exists (use --overwrite)")
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"output {target} must end in .html")
+    check_output(target, args)
     against = [name for name in args.against.split(",") if name]
-    for name in against:
-        compare.named(name)
-    for quality in args.quality:
-        codec.quality_in_256ths(quality)
-    with Image.open(args.image) as image:
+    with arguments():
+        for name in against:
+            compare.named(name)
+        for quality in args.quality:
+            codec.quality_in_256ths(quality)
+    with files.open_picture(args.image) as image:
         original = image.convert("RGB")
     groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
     name = Path(args.image).name
@@ -236,7 +260,14 @@ def transcode_command(args: argparse.Namespace) -> int:
     if args.report and os.path.lexists(args.report) and not is_report(Path(args.report)):
         raise UsageError(f"{args.report} exists and is no report of transcode")
     workers = args.workers or transcode.default_workers()
-    report = transcode.run(settings, manifest, workers, args.engine)
+    with arguments():
+        settings.check()
+        transcode.check_workers(workers, args.engine)
+    try:
+        report = transcode.run(settings, manifest, workers, args.engine)
+    except KeyboardInterrupt:
+        print("mcq: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
     if args.report:
         files.write_whole(Path(args.report), json.dumps(report.to_dict(), indent=1).encode(), True)
     print(report.text())
@@ -268,7 +299,10 @@ CHUNK_NAMES = {
 def info_command(args: argparse.Namespace) -> int:
     """Print what a file says of itself; neither torch nor the weights are needed."""
     with open(args.file, "rb") as file:
-        parsed = container.read(file)
+        try:
+            parsed = container.read(file)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{args.file}: {error}") from error
     header, pixels = parsed.header, parsed.header.width * parsed.header.height
     total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
     print(f"{args.file}: {header.width}x{header.height} {header.mode}, quality {header.quality / 256:g}")
@@ -302,10 +336,11 @@ def verify_command(args: argparse.Namespace) -> int:
             if not args.quick:
                 codec.check_size(parsed.header)
                 codec.decode_file(parsed)
-            print(f"{path}: ok" + (", with other data after the picture" if trailing else ""))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             failures += 1
             print(f"{path}: {error}", file=sys.stderr)
+        else:
+            print(f"{path}: ok" + (", with other data after the picture" if trailing else ""))
     return 1 if failures else 0
 
 
@@ -356,6 +391,7 @@ def add_effort(command: argparse.ArgumentParser) -> None:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="mcq", description="Learned image compression: .mcq files.")
+    top.add_argument("--version", action="version", version=f"pillow_mcquic {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     encode = commands.add_parser("encode", help="images to .mcq")
@@ -434,6 +470,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"mcq: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of who reads what is printed: what Python still holds of it goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         print(f"mcq: {error}", file=sys.stderr)
         return 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 # tags that describe how a TIFF file is laid out, not the picture: Pillow gives them out with the EXIF of a TIFF
 TIFF_LAYOUT = frozenset(
@@ -22,12 +23,28 @@ TIFF_LAYOUT = frozenset(
 ONE_PICTURE = frozenset(("MPO", "PSD"))
 
 
+# the first are identified only; EPS starts Ghostscript, which may run for ever
+NO_PICTURES = frozenset(("BUFR", "GRIB", "HDF5", "WMF", "MPEG", "EPS"))
+
+
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the formats that Pillow can decode by itself."""
     formats = Image.registered_extensions()
-    # the first are identified only; EPS starts Ghostscript, which may run for ever
-    others = ("BUFR", "GRIB", "HDF5", "WMF", "MPEG", "EPS")
-    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in others)
+    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in NO_PICTURES)
+
+
+def open_picture(source: Path | str | IO[bytes]) -> Image.Image:
+    """`Image.open` for the formats of `readable_suffixes`, whatever the file is called."""
+    Image.init()
+    return Image.open(source, formats=[name for name in Image.ID if name not in NO_PICTURES])
+
+
+def open_mcq(source: Path | str | IO[bytes]) -> Image.Image:
+    """`Image.open` for `.mcq` files; OSError for any other."""
+    try:
+        return Image.open(source, formats=["MCQ"])
+    except UnidentifiedImageError as error:
+        raise OSError("is no .mcq file") from error
 
 
 def writable_format(suffix: str) -> str | None:
@@ -96,6 +113,8 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
     during the writing itself can leave a temporary file.
     """
     part = None
+    if overwrite and target.is_symlink():
+        target = target.resolve()  # the file is replaced, not the link to it
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,7 +128,8 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp made it private
+        there = overwrite and target.exists()
+        part.chmod(stat.S_IMODE(target.stat().st_mode) if there else 0o666 & ~mask)  # mkstemp made it private
         if overwrite:
             os.replace(part, target)
         else:

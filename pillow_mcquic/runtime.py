@@ -179,11 +179,23 @@ def keep_freed_memory() -> None:
     torch.empty(FREED_BLOCK, dtype=torch.uint8, device="cpu")
 
 
+def _configured(option: str, variable: str, check: Callable[[str], None]) -> str:
+    """What this process or its environment asks for, else "auto"; ValueError naming the variable."""
+    if _options[option]:
+        return _options[option]
+    name = os.environ.get(variable) or "auto"
+    try:
+        check(name)
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from error
+    return name
+
+
 def device(wanted: torch.device | str | None = None) -> torch.device:
     """The device inference runs on: the wanted one (as of `configure`), or what is configured now."""
     import torch
 
-    name = str(wanted or "") or _options["device"] or os.environ.get(DEVICE_VARIABLE) or "auto"
+    name = str(wanted or "") or _configured("device", DEVICE_VARIABLE, _check_device)
     _check_device(name)
     if name == "auto":
         # CUDA cannot be used in a child forked from a process that used it: do not even ask
@@ -211,8 +223,7 @@ def network_dtype(where: torch.device) -> torch.dtype:
     """dtype the networks run in on a device; the linear shortcut of the largest channels is always float32."""
     import torch
 
-    name = _options["precision"] or os.environ.get(PRECISION_VARIABLE) or "auto"
-    _check_precision(name)
+    name = _configured("precision", PRECISION_VARIABLE, _check_precision)
     if name == "auto":
         name = "bfloat16" if bfloat16_native(where) else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32

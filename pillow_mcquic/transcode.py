@@ -115,6 +115,7 @@ class Outcome:
     score: float | None = None
     scored: str = "none"
     error: str | None = None
+    made: str = ""  # what the new file looked like, if it is local
 
 
 def open_folder(url: str) -> tuple[Any, str]:
@@ -150,7 +151,7 @@ class Manifest:
     """The record of one source, target and suffix.
 
     By name: `planned`, targets; `done`, the last outcome and what it was made with, unless planned again since;
-    `sizes`, of the last file that was made.
+    `made`, of the last file that was made, size and state.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -159,7 +160,7 @@ class Manifest:
         self.identity = {"source": settings.source, "target": settings.target, "suffix": settings.suffix}
         self.planned: dict[str, str] = {}
         self.done: dict[str, tuple[Outcome, str]] = {}
-        self.sizes: dict[str, int] = {}
+        self.made: dict[str, tuple[int, str]] = {}
         self._file: IO[bytes] | None = None
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         self._first_entry = {"transcode": self.identity}
@@ -207,7 +208,7 @@ class Manifest:
                         outcome = Outcome(**entry["outcome"])
                         self.done[outcome.name] = outcome, entry["made_with"]
                         if not outcome.error:
-                            self.sizes[outcome.name] = outcome.after
+                            self.made[outcome.name] = outcome.after, outcome.made
                 except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
                     raise ValueError(f"{self.path} is no manifest of transcode (line {number})") from error
                 whole += len(line)
@@ -251,6 +252,14 @@ def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list
     there = out.find(out_root, detail=True) if out.exists(out_root) else {}
     existing = {path: info["size"] for path, info in there.items()}
     made_with = settings.made_with()
+    local = isinstance(out, LocalFileSystem)
+
+    def target_state(target: str) -> str:
+        try:
+            return state_of(out, f"{out_root}/{target}", {}) if local else ""
+        except OSError:  # no file, or gone
+            return "unknown"
+
     taken = {same_file(target) for target in manifest.planned.values()}
     tasks, finished, blocked = [], [], []
     for path in sorted(found):
@@ -278,8 +287,10 @@ def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list
             finished.append(earlier)
             continue
         begun = name in manifest.planned and earlier is None  # killed between writing it and saying so
-        ours = begun or size == manifest.sizes.get(name)  # made of another state of the source, or with other settings
-        if size is not None and not ours and not settings.overwrite:
+        ours = size is None or (begun and not local) or (size, target_state(target)) == manifest.made.get(name)
+        if not (
+            ours or begun or settings.overwrite
+        ):  # begun, and a local file is whole: equal to the new one, or not ours
             blocked.append(Outcome(name, target, state, error=f"{target} exists (use --overwrite)"))
         else:
             tasks.append(Task(name, target, state, ours or settings.overwrite))
@@ -305,7 +316,8 @@ def _convert(settings: Settings, task: Task) -> Outcome:
     fs, root = open_folder(settings.source)
     data = fs.cat_file(f"{root}/{task.name}")
     quality = score = None
-    with Image.open(io.BytesIO(data)) as image:
+    source = files.open_picture if settings.suffix == ".mcq" else files.open_mcq
+    with source(io.BytesIO(data)) as image:
         pixels = image.width * image.height
         if settings.suffix == ".mcq":
             if settings.min_ssimulacra2 is not None:
@@ -330,7 +342,9 @@ def _convert(settings: Settings, task: Task) -> Outcome:
         out.makedirs(path.rpartition("/")[0], exist_ok=True)
         out.pipe_file(path, made)
     scored = "none" if score is None else settings.score
-    return Outcome(task.name, task.target, task.state, len(data), len(made), pixels, quality, score, scored)
+    local = state_of(out, path, {}) if isinstance(out, LocalFileSystem) else ""
+    after = len(made)
+    return Outcome(task.name, task.target, task.state, len(data), after, pixels, quality, score, scored, made=local)
 
 
 def measure(image: Image.Image, made: bytes, score: str) -> tuple[float, float | None]:
@@ -557,6 +571,14 @@ class Report:
         return "\n".join(lines)
 
 
+def check_workers(workers: int, engine: str) -> None:
+    """Raise ValueError for an engine that is none, or so many workers as it cannot have."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+    if not 1 <= workers <= (MOST_WORKERS if engine == "processes" else math.inf):
+        raise ValueError(f"workers must be from 1 to {MOST_WORKERS} (more with Ray), got {workers}")
+
+
 def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "processes") -> Report:
     """Do what is left of a tree, with a progress bar, recording every file; returns the report.
 
@@ -565,10 +587,7 @@ def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "pr
     from tqdm import tqdm
 
     settings.check()
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
-    if not 1 <= workers <= (MOST_WORKERS if engine == "processes" else math.inf):
-        raise ValueError(f"workers must be from 1 to {MOST_WORKERS} (more with Ray), got {workers}")
+    check_workers(workers, engine)
     folders = {n: os.path.abspath(url) for n in ("source", "target") if is_local(url := getattr(settings, n))}
     settings = dataclasses.replace(settings, **folders)
     fs, root = open_folder(settings.source)

@@ -44,15 +44,19 @@ def find(model_id: bytes) -> Path:
     for folder in folders():
         if (folder / name).is_file():
             return folder / name
-    known = sorted(p.stem for folder in folders() for p in folder.glob("*.safetensors"))
     raise BadFileError(
-        f"this .mcq file was made with model {model_id.hex()}, which is not here (known: {', '.join(known)}); "
+        f"this .mcq file was made with model {model_id.hex()}, which is not here (known: {', '.join(known())}); "
         f"upgrade pillow_mcquic, or put {name} into a folder named by ${FOLDERS_VARIABLE}"
     )
 
 
+def known() -> list[str]:
+    """The ids, in hexadecimal, of all weights that are here."""
+    return sorted(p.stem for folder in folders() for p in folder.glob("*.safetensors"))
+
+
 def default_id() -> bytes:
-    """Id of the model that encodes: $PILLOW_MCQUIC_MODEL (hex) or the bundled default."""
+    """Id of the model that encodes: $PILLOW_MCQUIC_MODEL (hex) or the bundled default; ValueError if it is not here."""
     text = os.environ.get("PILLOW_MCQUIC_MODEL") or DEFAULT_ID
     try:
         model_id = bytes.fromhex(text)
@@ -60,6 +64,8 @@ def default_id() -> bytes:
         model_id = b""
     if len(model_id) != 4:
         raise ValueError(f"PILLOW_MCQUIC_MODEL must be 8 hexadecimal digits, got {text!r}")
+    if text != DEFAULT_ID and text.lower() not in known():
+        raise ValueError(f"PILLOW_MCQUIC_MODEL is {text}, which is not here (known: {', '.join(known())})")
     return model_id
 
 

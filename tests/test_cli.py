@@ -143,7 +143,9 @@ def test_a_camera_file_with_a_preview_is_one_picture(tmp_path: Path, small: Imag
     [
         (["encode", "nowhere.png"], 2, "no such file"),
         (["encode", "{folder}/notes.txt"], 1, "cannot identify"),
-        (["encode", "{folder}/a.png", "-q", "9"], 1, "from 1"),
+        (["encode", "{folder}/a.png", "-q", "9"], 2, "from 1"),
+        (["encode", "{folder}/a.png", "-o", "-"], 2, "standard output"),
+        (["decode", "{folder}/a.png", "-o", "{folder}/x.jpg"], 1, "is no .mcq file"),
         (["encode", "{folder}/a.png", "--max-bytes", "10"], 1, "too small"),
         (["encode", "{folder}/a.png", "{folder}/sub/b.jpg", "-o", "{folder}/notes.txt"], 2, "must name a folder"),
         (["decode", "{folder}"], 2, "no images"),
@@ -153,7 +155,10 @@ def test_a_camera_file_with_a_preview_is_one_picture(tmp_path: Path, small: Imag
         (["encode", ""], 2, "an input is empty"),
         (["try", "{folder}/a.png", "-o", "{folder}/a.png"], 2, "exists"),
         (["try", "{folder}/a.png", "-o", "{folder}/x.mcq"], 2, "no suffix"),
-        (["info", "{folder}/a.png"], 1, "not an .mcq file"),
+        (["try", "{folder}/a.png", "-o", "{folder}/a.png", "--overwrite"], 2, "is the picture itself"),
+        (["try", "{folder}/a.png", "-q", "0"], 2, "from 1"),
+        (["compare", "{folder}/a.png", "-o", "{folder}/a.png", "--overwrite"], 2, "must end in .html"),
+        (["info", "{folder}/a.png"], 1, "a.png: not an .mcq file"),
         (["verify", "{folder}/a.png"], 1, "not an .mcq file"),
     ],
 )
@@ -192,6 +197,28 @@ def test_version_and_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kMAC/pixel" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PILLOW_MCQUIC_MODEL", "00112233", "PILLOW_MCQUIC_MODEL is 00112233, which is not here (known: "),
+        ("PILLOW_MCQUIC_MODEL", "best", "must be 8 hexadecimal digits"),
+        ("PILLOW_MCQUIC_PRECISION", "half", "PILLOW_MCQUIC_PRECISION: precision must be one of"),
+        ("PILLOW_MCQUIC_DEVICE", "gpu", "PILLOW_MCQUIC_DEVICE: device must be"),
+    ],
+)
+def test_a_wrong_setting_of_the_environment_is_named(
+    variable: str,
+    value: str,
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(folder / "new.mcq")]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_try_prints_what_a_picture_cost(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["try", str(folder / "a.png"), "-o", str(tmp_path / "seen.png")]) == 0
     printed = capsys.readouterr().out
@@ -199,6 +226,27 @@ def test_try_prints_what_a_picture_cost(tmp_path: Path, folder: Path, capsys: py
         assert part in printed
     with Image.open(tmp_path / "seen.png") as image:
         assert image.size == (150, 101)
+
+
+def test_an_eps_under_another_name_is_not_opened(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would start Ghostscript."""
+    (folder / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with Image.open(folder / "x.png") as image:
+        assert image.format == "EPS"
+    assert cli.main(["encode", str(folder / "x.png")]) == 1
+    assert "cannot identify" in capsys.readouterr().err
+
+
+def test_overwriting_keeps_permissions_and_links(folder: Path) -> None:
+    kept = folder / "kept.mcq"
+    kept.write_text("old")
+    kept.chmod(0o600)
+    (folder / "link.mcq").symlink_to(kept)
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(folder / "link.mcq"), "--overwrite"]) == 0
+    assert (folder / "link.mcq").is_symlink()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    with Image.open(kept) as image:
+        assert image.format == "MCQ"
 
 
 def test_try_overwrites_nothing_unasked(folder: Path) -> None:

@@ -83,7 +83,7 @@ def test_large_picture_is_shown_in_part() -> None:
 def test_wrong_argument_is_named_at_once(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["compare", "none.png", "-o", str(tmp_path / "p.html"), *arguments]) == 1
+    assert cli.main(["compare", "none.png", "-o", str(tmp_path / "p.html"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -114,6 +114,15 @@ def test_a_file_of_somebody_else_is_left_alone(tree: Path) -> None:
     assert names(run(tree, "--overwrite")) == ["a.png", "b/c.jpg"]
 
 
+def test_a_file_of_the_same_size_is_not_taken_for_an_own_one(tree: Path) -> None:
+    run(tree)
+    theirs = tree.parent / "dst" / "a.mcq"
+    theirs.write_bytes(bytes(theirs.stat().st_size))
+    (tree / "a.png").touch()
+    assert run(tree, status=1)["failures"] == {"a.png": "a.mcq exists (use --overwrite)"}
+    assert not any(theirs.read_bytes())
+
+
 def test_sources_of_one_name_keep_apart(tree: Path) -> None:
     with Image.open(tree / "a.png") as image:
         image.convert("L").save(tree / "a.jpg")
@@ -302,9 +311,16 @@ def test_a_run_stopped_early_owns_only_what_it_began(tree: Path, monkeypatch: py
         assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--workers", "1"]) == 130
     out = tree.parent / "dst"
     (out / "b").mkdir()
-    (out / "b" / "d.mcq").write_bytes(b"precious")
-    assert sorted(run(tree, status=1)["failures"]) == ["b/d.webp"]
-    assert (out / "b" / "d.mcq").read_bytes() == b"precious"
+    for name in ("a.mcq", "b/d.mcq"):  # of the one it had begun, and of one that it had not
+        (out / name).write_bytes(b"precious")
+    assert sorted(run(tree, status=1)["failures"]) == ["a.png", "b/d.webp"]
+    assert (out / "a.mcq").read_bytes() == (out / "b" / "d.mcq").read_bytes() == b"precious"
+
+
+def test_what_is_called_mcq_is_not_read_as_another_format(tree: Path) -> None:
+    (tree / "x.mcq").write_bytes((tree / "a.png").read_bytes())
+    assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--to", "bmp", "--workers", "1"]) == 1
+    assert not list((tree.parent / "dst").rglob("*.bmp"))
 
 
 @pytest.mark.parametrize("text", ["no json\n{}\n", '{"other": 1}\n\n', "[1]\n\n", '{"precious": 1}'])
@@ -408,11 +424,11 @@ def test_report_replaces_only_a_report(tree: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["-q", "9"], 1, "quality must be from 1"),
-        (["--bpp", "-1"], 1, "bpp must be a positive number"),
-        (["--min-ssimulacra2", "100"], 1, "min_ssimulacra2 must be below 100"),
-        (["--to", "xyz"], 1, "no image format to decode to has the suffix .xyz"),
-        (["--workers", "99"], 1, "workers must be from 1"),
+        (["-q", "9"], 2, "quality must be from 1"),
+        (["--bpp", "-1"], 2, "bpp must be a positive number"),
+        (["--min-ssimulacra2", "100"], 2, "min_ssimulacra2 must be below 100"),
+        (["--to", "xyz"], 2, "no image format to decode to has the suffix .xyz"),
+        (["--workers", "99"], 2, "workers must be from 1"),
     ],
 )
 def test_bad_arguments(
