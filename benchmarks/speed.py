@@ -30,7 +30,7 @@ ONE_DIRECTION = "BENCHMARK_ONE_DIRECTION"  # environment variable of a process t
 
 
 def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
-    """A 3:2 picture of that size from 512-pixel pieces of a folder's photos."""
+    """A 3:2 picture of that size from 512-pixel pieces of a folder's photos; SystemExit where none is so large."""
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(height * 1.5)
     pieces = []
@@ -38,6 +38,8 @@ def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
         with Image.open(path) as opened:
             if min(opened.size) >= 512:
                 pieces.append(np.asarray(opened.convert("RGB"))[:512, :512].copy())  # not the whole photo kept for it
+    if not pieces:
+        raise SystemExit(f"{folder} has no PNG or JPEG photo of 512x512 pixels or more")
     picture = np.empty((height, width, 3), np.uint8)
     for i, top in enumerate(range(0, height, 512)):
         for j, left in enumerate(range(0, width, 512)):
@@ -168,6 +170,7 @@ def run(args: argparse.Namespace) -> None:
         figures = one_direction(direction, Path(path), args.images, size, args.threads, args.quality, args.effort)
         print(json.dumps(figures))
         return
+    mosaic(args.images, 0.1)  # what is wrong with the folder is said here, not by a child
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, quality {args.quality:g}, effort {args.effort}")
     print(
