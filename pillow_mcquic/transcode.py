@@ -288,9 +288,8 @@ def list_tasks(settings: Settings, manifest: Manifest) -> tuple[list[Task], list
             continue
         begun = name in manifest.planned and earlier is None  # killed between writing it and saying so
         ours = size is None or (begun and not local) or (size, target_state(target)) == manifest.made.get(name)
-        if not (
-            ours or begun or settings.overwrite
-        ):  # begun, and a local file is whole: equal to the new one, or not ours
+        # a local file of a task that was begun is whole: equal to what it will make, or somebody else's
+        if not (ours or begun or settings.overwrite):
             blocked.append(Outcome(name, target, state, error=f"{target} exists (use --overwrite)"))
         else:
             tasks.append(Task(name, target, state, ours or settings.overwrite))

@@ -170,13 +170,15 @@ def test_impossible_codes_are_refused(cut: Image.Image) -> None:
     codes = read_codes(to_bytes(cut))
     with pytest.raises(ValueError, match="are not those of size"):
         decode_codes(codes, quality=4, size=(90, 200))
+    with pytest.raises(ValueError, match="are not those of size"):
+        decode_codes(codes, quality=4, size=(101, -75))
     with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 2, rows, columns\), got NoneType"):
         decode_codes({1: codes[1], 3: codes[3]}, quality=4)
     with pytest.raises(ValueError, match="codes of level 3 must be"):
         decode_codes({**codes, 3: codes[3][:5]}, quality=4)
     with pytest.raises(ValueError, match=r"codes of level 1 must be integers .* got torch.float32"):
         decode_codes({**codes, 1: codes[1] + 0.5}, quality=4)
-    for size in (5, (90.5, 60), (101, -75)):
+    for size in (5, (90.5, 60), (101, 75, 3)):
         with pytest.raises(ValueError, match="size must be"):
             decode_codes(codes, quality=4, size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be a dict"):

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import cast, overload
@@ -176,14 +177,16 @@ def decode_codes(
     height, width = flat[0].shape[2] * 16, flat[0].shape[3] * 16
     if size is None:
         size = width, height
-    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"size must be (width, height) in whole pixels, got {size!r}")
-    header = Header(*size, "RGB", fixed, engine.weights.id)
+    try:
+        width, height = map(operator.index, size)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"size must be (width, height) in whole pixels, got {size!r}") from error
+    header = Header(width, height, "RGB", fixed, engine.weights.id)
     if header.grids != tuple(tuple(level.shape[2:]) for level in flat):
         raise ValueError(f"codes on grids {[tuple(level.shape[2:]) for level in flat]} are not those of size {size}")
     kinds = engine.classes(flat, fixed)
     q = torch.tensor([fixed / container.QUALITY_ONE], dtype=torch.float32, device=engine.device)
-    return engine.synthesise_images(flat, kinds, q)[0, :, : size[1], : size[0]].contiguous()
+    return engine.synthesise_images(flat, kinds, q)[0, :, :height, :width].contiguous()
 
 
 def _flat(config: Config, level: int, codes: Mapping[int, Tensor]) -> Tensor:
