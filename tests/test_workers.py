@@ -113,7 +113,9 @@ def test_forks_while_a_thread_loads_the_model(small_file: bytes) -> None:
     """A child cannot finish the imports that another thread of its parent had begun."""
     code = (
         "import os, signal, sys, threading, time, pillow_mcquic\n"
-        "data = sys.stdin.buffer.read(); threading.Thread(target=pillow_mcquic.decode, args=(data,)).start()\n"
+        "from pillow_mcquic import codec, weights\n"
+        "data = sys.stdin.buffer.read()\n"
+        "threading.Thread(target=codec.load_weights, args=(weights.default_id(),)).start()\n"
         "children = []\n"
         "for _ in range(8):\n"
         "    time.sleep(0.12); pid = os.fork()\n"
