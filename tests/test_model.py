@@ -155,8 +155,9 @@ def test_lattices_start_with_zero_and_their_kissing_number(dim: int, kissing: in
 def test_nearest_is_nearest() -> None:
     vectors, words = torch.randn(3, 700, 4), torch.randn(3, 50, 4)
     distance = (vectors[:, :, None] - words[:, None]).square().sum(-1)
-    found = nearest(vectors.flatten(0, 1), group_of(vectors).flatten(), words)
-    assert torch.equal(found.view(3, 700), distance.argmin(-1))
+    index = nearest(vectors.flatten(0, 1), group_of(vectors).flatten(), words).view(3, 700, 1)
+    found = torch.gather(distance, 2, index)[:, :, 0]
+    assert torch.allclose(found, distance.min(-1).values, atol=1e-4)  # words equally near, as float32 has it
 
 
 @pytest.mark.parametrize(("count", "dim"), [(50, 4), (256, 2), (1536, 1)])
