@@ -525,8 +525,10 @@ def test_a_run_starts_from_weights_alone(checkpoint: Path, photos: Path, setting
         ):  # tables are counted anew, biases of integer networks merged, previews fitted
             assert torch.allclose(a, b, rtol=1e-3, atol=2e-3), name
     embedding, quality = torch.randn(1, 96, 4, 4), torch.tensor([4.3])
-    classes = [o.class_network_1(embedding, quality) for o in (from_checkpoint, from_weights)]
-    assert torch.allclose(*classes, atol=0.02)
+    theirs, mine = (o.class_network_1(embedding, quality) for o in (from_checkpoint, from_weights))
+    difference = (theirs - mine).abs()  # biases are rounded, and now and then an activation is then another
+    assert difference.mean() < 0.01
+    assert difference.max() < 0.2
 
 
 def test_a_run_starts_from_another_layout(checkpoint: Path, settings: Settings) -> None:
