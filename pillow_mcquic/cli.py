@@ -79,6 +79,14 @@ def plan(inputs: list[tuple[Path, Path]], out: str | None, suffix: str, folder_g
     return [(source, (target / relative).with_suffix(suffix)) for source, relative in inputs]
 
 
+def check_output(source: Path, target: Path, overwrite: bool) -> None:
+    """UsageError for an output that is there, unless `overwrite`, or that is the picture to be read."""
+    if os.path.lexists(target) and not overwrite:
+        raise UsageError(f"{target} exists (use --overwrite)")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UsageError(f"output {target} is the picture itself")
+
+
 def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.Namespace, verb: str) -> int:
     """Do every job, with a progress bar and a summary; exit status 1 if any failed."""
     from tqdm import tqdm
@@ -98,10 +106,7 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
         try:
             if (source, target) in shared:
                 raise FileExistsError(f"{target} is already the output of another input")
-            if os.path.lexists(target) and not args.overwrite:
-                raise FileExistsError(f"{target} exists (use --overwrite)")
-            if target.exists() and target.samefile(source):
-                raise ValueError("input and output are the same file")
+            check_output(source, target, args.overwrite)
             size = work(source, target)
             before += source.stat().st_size
             after += size
@@ -158,14 +163,6 @@ def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -
     return plan(list(find_inputs(paths, suffixes)), args.out, suffix, any(path.is_dir() for path in paths))
 
 
-def check_output(target: Path, args: argparse.Namespace) -> None:
-    """UsageError for an output that is there, without --overwrite, or that is the picture to be read."""
-    if os.path.lexists(target) and not args.overwrite:
-        raise UsageError(f"{target} exists (use --overwrite)")
-    if target.exists() and os.path.exists(args.image) and target.samefile(args.image):
-        raise UsageError(f"output {target} is the picture itself")
-
-
 def try_command(args: argparse.Namespace) -> int:
     """Encode and decode one picture in memory; print size, quality and times, and save what comes out."""
     import numpy as np
@@ -176,7 +173,7 @@ def try_command(args: argparse.Namespace) -> int:
     if format is None:
         raise UsageError(f"{args.out} has no suffix of an image format to decode to")
     for target in (Path(args.out), Path(args.out).with_suffix(".mcq")) if args.out else ():
-        check_output(target, args)
+        check_output(Path(args.image), target, args.overwrite)
     with arguments():
         codec.quality_in_256ths(args.quality)
     with files.open_picture(args.image) as image:
@@ -211,7 +208,7 @@ def compare_command(args: argparse.Namespace) -> int:
     target = Path(args.out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"output {target} must end in .html")
-    check_output(target, args)
+    check_output(Path(args.image), target, args.overwrite)
     against = [name for name in args.against.split(",") if name]
     with arguments():
         for name in against:
@@ -240,17 +237,20 @@ def transcode_command(args: argparse.Namespace) -> int:
     by_ssimulacra2 = score == "ssimulacra2" or args.min_ssimulacra2 is not None
     if by_ssimulacra2 and not importlib.util.find_spec("ssimulacra2"):
         raise UsageError("SSIMULACRA2 needs its package: pip install ssimulacra2")
-    settings = transcode.Settings(
-        source=args.source,
-        target=args.target,
-        suffix=f".{args.to.lower().removeprefix('.')}",
-        quality=args.quality,
-        bpp=args.bpp,
-        min_ssimulacra2=args.min_ssimulacra2,
-        effort=args.effort,
-        score=score,
-        overwrite=args.overwrite,
-    )
+    workers = args.workers or transcode.default_workers()
+    with arguments():
+        transcode.check_workers(workers, args.engine)
+        settings = transcode.Settings(
+            source=args.source,
+            target=args.target,
+            suffix=f".{args.to.lower().removeprefix('.')}",
+            quality=args.quality,
+            bpp=args.bpp,
+            min_ssimulacra2=args.min_ssimulacra2,
+            effort=args.effort,
+            score=score,
+            overwrite=args.overwrite,
+        )
     if args.manifest:
         manifest = Path(args.manifest)
     elif not transcode.is_local(args.target):
@@ -259,10 +259,6 @@ def transcode_command(args: argparse.Namespace) -> int:
         manifest = Path(args.target) / transcode.MANIFEST
     if args.report and os.path.lexists(args.report) and not is_report(Path(args.report)):
         raise UsageError(f"{args.report} exists and is no report of transcode")
-    workers = args.workers or transcode.default_workers()
-    with arguments():
-        settings.check()
-        transcode.check_workers(workers, args.engine)
     try:
         report = transcode.run(settings, manifest, workers, args.engine)
     except KeyboardInterrupt:

@@ -49,7 +49,8 @@ class Settings:
     """What is to be done; `source` and `target` are paths or fsspec URLs of folders, `suffix` is of the new files.
 
     At most one of `quality`, `bpp`, `min_ssimulacra2`; none means quality 4.  effort: of `codec.encode`.  score:
-    measure every new `.mcq` file by decoding it again, "psnr" (dB) or "ssimulacra2", or "none".
+    measure every new `.mcq` file by decoding it again, "psnr" (dB) or "ssimulacra2", or "none".  Raises ValueError for
+    settings that no file could be made with.
     """
 
     source: str
@@ -62,8 +63,7 @@ class Settings:
     score: str = "psnr"
     overwrite: bool = False
 
-    def check(self) -> None:
-        """Raise ValueError for settings that no file could be made with."""
+    def __post_init__(self) -> None:
         given = [n for n in ("quality", "bpp", "min_ssimulacra2") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of quality, bpp and min_ssimulacra2, not {' and '.join(given)}")
@@ -581,12 +581,11 @@ def check_workers(workers: int, engine: str) -> None:
 def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "processes") -> Report:
     """Do what is left of a tree, with a progress bar, recording every file; returns the report.
 
-    Raises ValueError for settings that make no sense, and OSError when a folder or the manifest cannot be used.
+    workers, engine: as of `check_workers`.  Raises ValueError for a source that is no folder, or a manifest that is
+    another's, and OSError when a folder or the manifest cannot be used.
     """
     from tqdm import tqdm
 
-    settings.check()
-    check_workers(workers, engine)
     folders = {n: os.path.abspath(url) for n in ("source", "target") if is_local(url := getattr(settings, n))}
     settings = dataclasses.replace(settings, **folders)
     fs, root = open_folder(settings.source)

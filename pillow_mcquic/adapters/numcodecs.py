@@ -39,6 +39,5 @@ class Mcq(Codec):  # type: ignore[misc]
 
         Without `out` a stack's pixels all together are limited by `PIL.Image.MAX_IMAGE_PIXELS`.
         """
-        return ndarray_copy(
-            stack.decode(ensure_bytes(buf), shape=None if out is None else ensure_ndarray(out).shape), out
-        )
+        shape = None if out is None else ensure_ndarray(out).shape
+        return ndarray_copy(stack.decode(ensure_bytes(buf), shape=shape), out)
