@@ -152,7 +152,8 @@ def mcquic() -> Peer:
 
     from pillow_mcquic import runtime
 
-    dtype = runtime.network_dtype(torch.device("cpu"))
+    reduced = runtime.bfloat16_native(torch.device("cpu"))
+    dtype = torch.bfloat16 if reduced else torch.float32
     made: dict[tuple[Layer, int, int], tuple[Any, Any]] = {}
 
     def run(layers: list[Layer], height: int, width: int) -> None:

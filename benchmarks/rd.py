@@ -49,7 +49,7 @@ def ours() -> str:
     package = Path(pillow_mcquic.__file__).parent
     outer = [package / f"{name}.py" for name in ("codec", "coder", "container", "plugin", "refine")]
     code = b"".join(path.read_bytes() for path in [*outer, *sorted(package.glob("model/*.py"))])
-    precision = str(runtime.network_dtype(torch.device("cpu"))).removeprefix("torch.")
+    precision = runtime.precision(torch.device("cpu"))
     return f"{weights.default_id().hex()} {hashlib.sha256(code).hexdigest()[:8]} {precision}"
 
 

@@ -353,8 +353,7 @@ def version_command(args: argparse.Namespace) -> int:
     print(f"weights {weights.default_id().hex()}")
     print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {torch.__version__}")
     print(f"constriction {version('constriction')}, numpy {version('numpy')}")
-    dtype = str(runtime.network_dtype(where)).removeprefix("torch.")
-    print(f"device {where}, {dtype}, {torch.get_num_threads()} threads")
+    print(f"device {where}, {runtime.precision(where)}, {torch.get_num_threads()} threads")
     return 0
 
 

@@ -162,7 +162,8 @@ class Engine:
         self.torch = torch
         self.weights = weights
         self.device = runtime.device() if device is None else device
-        self.dtype = runtime.network_dtype(self.device)
+        self.precision = runtime.precision(self.device)
+        self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32  # of features
         cpu = self.device.type == "cpu"
         self.tile_positions = tile_positions or (TILE_POSITIONS if cpu else WIDE_TILE_POSITIONS)
         self.search_positions = (2 if cpu else 1) * self.tile_positions
@@ -174,8 +175,10 @@ class Engine:
     @contextlib.contextmanager
     def networks(self) -> Iterator[None]:
         """Context in which the networks run at the chosen precision, and what is float32 by design stays it."""
-        reduced = self.dtype == self.torch.bfloat16
-        with runtime.full_products(), self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=reduced):
+        from .model import int8
+
+        autocast = self.torch.autocast(self.device.type, self.dtype, enabled=self.precision == "bfloat16")
+        with runtime.full_products(), autocast, int8.products(self.precision == "int8"):
             yield
 
     def _quality(self, quality: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import coder
 from .codec import TILE_POSITIONS, Engine, magnified, windows, within
+from .model import int8
 from .model.network import unit_range
 
 RATE, LAST_RATE = 0.06, 0.012  # steps that a slope of one bit a step moves a latent, in the first and the last round
@@ -36,7 +37,8 @@ def refine(
     size = (scaled.shape[2], scaled.shape[3])
     mine, kinds = codes[0], classes[0]
     best, least = (mine, kinds), float("inf")
-    with torch.inference_mode(False), torch.no_grad(), engine.networks():
+    # gradients are float32's or bfloat16's, so what is compared with them is too
+    with torch.inference_mode(False), torch.no_grad(), engine.networks(), int8.products(False):
         scaled = scaled.clone()  # what was made in inference mode may not change out of it
         squares = torch.zeros_like(scaled)
         parts = torch.split(scaled, model.quantiser1.channel_split, 1)

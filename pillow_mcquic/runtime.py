@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEVICE_VARIABLE = "PILLOW_MCQUIC_DEVICE"
 PRECISION_VARIABLE = "PILLOW_MCQUIC_PRECISION"
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 _options = {"device": "", "precision": ""}
 
@@ -51,7 +51,8 @@ def configure(*, device: str | None = None, precision: str | None = None) -> Non
     """Fix the device and the precision of the networks for this process, before or between images.
 
     device: "auto" (CUDA where there is one, not in a forked child), "cpu", "cuda" or "cuda:N".
-    precision: "auto" (bfloat16 where the processor has it), "float32" or "bfloat16".
+    precision: "auto" (bfloat16 where the processor has it, else int8 where it has that), "float32", "bfloat16" or
+    "int8" (most layers in products of bytes, the rest in float32).
     Environment variables PILLOW_MCQUIC_DEVICE and PILLOW_MCQUIC_PRECISION set the defaults.
     Raises ValueError for any other value.
     """
@@ -219,11 +220,30 @@ def bfloat16_native(where: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def network_dtype(where: torch.device) -> torch.dtype:
-    """dtype the networks run in on a device; the linear shortcut of the largest channels is always float32."""
+def int8_native(where: torch.device) -> bool:
+    """Whether a device multiplies matrices of bytes in hardware, four products at once and exactly."""
     import torch
 
+    if where.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")):
+        return False
+    from .model import int8
+
+    return int8.exact()
+
+
+def precision(where: torch.device) -> str:
+    """What the networks run in on a device, "float32", "bfloat16" or "int8".
+
+    The linear shortcut of the largest channels is always float32.  ValueError for int8 where it is not there.
+    """
     name = _configured("precision", PRECISION_VARIABLE, _check_precision)
     if name == "auto":
-        name = "bfloat16" if bfloat16_native(where) else "float32"
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+        return "bfloat16" if bfloat16_native(where) else "int8" if int8_native(where) else "float32"
+    if name == "int8" and not int8_native(where):
+        raise ValueError(
+            f"precision 'int8' was asked for, but {where} has no products of bytes (VNNI) that torch can use"
+        )
+    return name

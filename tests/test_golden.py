@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from pillow_mcquic import codec, container, runtime
+from pillow_mcquic.model import int8
 
 from .instruction_sets import INSTRUCTION_SETS
 
@@ -57,10 +58,15 @@ EXPECTED = {name: facts[3] for name, facts in FILES.items()}
 
 # grey levels that a sample may be off the picture made in float32, and all of them in the mean: processors sum bfloat16
 # in different orders and round at different places
-TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0)}
+TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0), "int8": (6, 1.0)}
+PRECISIONS = [
+    "float32",
+    "bfloat16",
+    pytest.param("int8", marks=pytest.mark.skipif(not int8.exact(), reason="no products of bytes here")),
+]
 
 
-@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FILES)
 def test_file_decodes_to_its_picture(name: str, precision: str) -> None:
     size, mode, quality, _ = FILES[name]
@@ -81,7 +87,7 @@ def test_file_decodes_to_its_picture(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_codes_on_threads_and_precisions(threads: int, precision: str) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

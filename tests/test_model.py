@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pillow_mcquic import codec, weights
@@ -28,6 +30,7 @@ from pillow_mcquic.model.network import (
     at_phase,
     initialise,
     log_energy,
+    pieces,
     quarters_to_pixels,
     short,
     to_patches,
@@ -331,16 +334,29 @@ def test_float32_layers_stay_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_block_in_pieces_is_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, x = Block(8), torch.randn(2, 8, 9, 7)
+    block, x = Block(8), torch.randn(2, 8, 21, 17)
     initialise(block)
     whole = block(x)
-    monkeypatch.setattr(network, "CACHED_ROWS", 25)  # 126 rows: five pieces and a row
-    pieces: list[int] = []
+    found: list[int] = []
     rest = Block.rest
-    monkeypatch.setattr(Block, "rest", lambda self, inner, rows: pieces.append(len(rows)) or rest(self, inner, rows))
+    monkeypatch.setattr(Block, "rest", lambda self, inner, rows: found.append(len(rows)) or rest(self, inner, rows))
     with torch.inference_mode():
         assert torch.allclose(block(x), whole, atol=1e-6)
-    assert pieces == [25] * 5 + [1]
+    assert found == [512, 128, 64, 64]  # of 714 rows, the last 10 after another 54
+
+
+@given(count=st.integers(1, 20_000), most=st.sampled_from([1024, 4096]))
+def test_pieces_are_of_few_sizes_and_hardly_overlap(count: int, most: int) -> None:
+    parts = pieces(count, most)
+    seen = 0
+    for part in parts:
+        start = part.start or 0
+        assert start <= seen < part.stop
+        seen = part.stop
+    assert seen == count
+    sizes = [part.stop - (part.start or 0) for part in parts]
+    assert sizes == [count] if count < 64 else set(sizes) <= {64 << k for k in range(7)}
+    assert sum(sizes) <= count + max(63, count // 16)
 
 
 def test_rows_and_planes_are_inverse() -> None:

@@ -20,13 +20,14 @@ import itertools
 import math
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import int8
 from .distortion import QUALITIES, Distortion
 from .quantiser import Bank, Codebooks, Quantiser
 
@@ -34,7 +35,10 @@ MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
 # the first, and largest, channels of y1: the linear shortcut keeps them in float32, as in bfloat16 they would cost
 # whole grey levels, and previews see those of the positions around
 LARGE = 32
-CACHED_ROWS = 4096  # positions that three products of a block go through in turn, so that they stay in the cache
+# Positions that go through a product, or the last ones of a block, at once: so that they stay in the cache, and so that
+# oneDNN, which keeps half a megabyte or more for every size a product meets, meets few.
+LEAST_ROWS, MOST_ROWS, MOST_CODED_ROWS = 64, 4096, 1024
+REPEATED = 16  # at most one in so many of them goes through twice
 SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
@@ -166,21 +170,55 @@ def to_planes(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.shape[0], *like.shape[2:], -1).permute(0, 3, 1, 2)
 
 
-class Kept:
+@functools.lru_cache(1024)
+def pieces(count: int, most: int) -> tuple[slice, ...]:
+    """So many rows in pieces of LEAST_ROWS 2^k, up to `most`; the last ones may overlap."""
+    if count < LEAST_ROWS:
+        return (slice(count),)
+    result, at = list[slice](), 0
+    while at < count:
+        rest = count - at
+        size = min(most, max(LEAST_ROWS, 1 << (rest - 1).bit_length()))
+        if size > LEAST_ROWS and (size > count or size - rest > count // REPEATED):
+            size //= 2
+        at = min(at, count - size)
+        result.append(slice(at, at + size))
+        at += size
+    return tuple(result)
+
+
+def in_pieces(function: Callable[..., Tensor], *rows: Tensor, most: int = MOST_ROWS) -> Tensor:
+    """function(*rows), which maps row by row, in `pieces`; without gradients."""
+    first, *others = pieces(len(rows[0]), most)
+    result = function(*(t[first] for t in rows))
+    if not others:
+        return result
+    out = result.new_empty(len(rows[0]), *result.shape[1:])
+    out[first] = result
+    for part in others:
+        out[part] = function(*(t[part] for t in rows))
+    return out
+
+
+Made = TypeVar("Made")
+
+
+class Kept(Generic[Made]):
     """What is made of parameters for a precision: anew while they learn, once of those that will stay as they are."""
 
     def __init__(self) -> None:
-        self._kept: tuple[object, tuple[Tensor, ...]] = (None, ())
+        self._kept: tuple[object, Made] | None = None
 
-    def __call__(
-        self, parameter: Tensor, dtype: torch.dtype, make: Callable[[], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
+    def __deepcopy__(self, memo: object) -> Kept[Made]:
+        return Kept()  # a copy makes its own: not all of it can be copied
+
+    def __call__(self, parameter: Tensor, dtype: torch.dtype, make: Callable[[], Made]) -> Made:
         """What `make` gives for a precision; `parameter`: one of those it uses, which learn together."""
         if parameter.requires_grad:
-            self._kept = None, ()
+            self._kept = None
             return make()
         wanted, kept = (dtype, parameter.device, parameter.data_ptr()), self._kept
-        if kept[0] != wanted:
+        if kept is None or kept[0] != wanted:
             with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
                 self._kept = kept = wanted, make()
         return kept[1]
@@ -201,12 +239,12 @@ class Affine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, leaky: bool, onto: Tensor | None) -> Tensor:
-        out: Tensor
+        linear = torch.ops.mkldnn._linear_pointwise
         if onto is None:
             name, slope = ("leaky_relu", [SLOPE]) if leaky else ("none", [])
-            out = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, slope, "")
+            out = in_pieces(lambda mine: linear(mine, weight, bias, name, slope, ""), rows)
         else:
-            out = torch.ops.mkldnn._linear_pointwise.binary(rows, onto, weight, bias, "add")
+            out = in_pieces(lambda mine, under: linear.binary(mine, under, weight, bias, "add"), rows, onto)
         ctx.save_for_backward(rows, weight, out if leaky else None)
         return out
 
@@ -235,14 +273,18 @@ def one_pass() -> bool:
 
 
 class Pointwise(nn.Module):
-    """1x1 convolution whose weight is a matrix (out, in), as Muon wants it."""
+    """1x1 convolution whose weight is a matrix (out, in), as Muon wants it.
 
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+    `coarse`: it may be a product of bytes (`int8.py`) where those are wanted.
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0, *, coarse: bool = False) -> None:
         super().__init__()
+        self.coarse = coarse
         self.deviation = scale / math.sqrt(inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self._reduced = Kept()
+        self._reduced, self._packed = Kept[tuple[Tensor, ...]](), Kept[int8.Packed]()
 
     def reduced(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Weight and bias in a precision."""
@@ -252,9 +294,23 @@ class Pointwise(nn.Module):
         """(B, in, h, w) -> (B, out, h, w), or added to `onto`, which is such."""
         return to_planes(self.of_rows(to_rows(x), onto=None if onto is None else to_rows(onto)), x)
 
+    def coded(self, rows: Tensor) -> bool:
+        """Whether these rows go through a product of bytes."""
+        return self.coarse and int8.wanted() and rows.dtype == torch.float32 and rows.device.type == "cpu"
+
     def of_rows(self, rows: Tensor, *, leaky: bool = False, onto: Tensor | None = None) -> Tensor:
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
         assert not leaky or onto is None
+        if self.coded(rows):
+            layer, slope = (
+                self._packed(self.weight, torch.int8, lambda: int8.pack(self.weight)),
+                SLOPE if leaky else None,
+            )
+
+            def multiply(mine: Tensor, under: Tensor | None = None) -> Tensor:
+                return int8.multiply(mine, layer, self.bias, slope=slope, onto=under)
+
+            return in_pieces(multiply, *(t for t in (rows, onto) if t is not None), most=MOST_CODED_ROWS)
         if rows.device.type == "cpu" and one_pass():
             dtype = network_dtype(rows)
             rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
@@ -278,18 +334,18 @@ def initialise(networks: nn.Module) -> None:
 class Block(nn.Module):
     """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position.
 
-    `expansion` 0 leaves the second half out.
+    `expansion` 0 leaves the second half out.  `coarse`: see `Pointwise`.
     """
 
-    def __init__(self, width: int, expansion: int = 2) -> None:
+    def __init__(self, width: int, expansion: int = 2, *, coarse: bool = False) -> None:
         super().__init__()
-        self.enter = Pointwise(width, width, 1.4)
+        self.enter = Pointwise(width, width, 1.4, coarse=coarse)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.leave = Pointwise(width, width, 0.3)
+        self.leave = Pointwise(width, width, 0.3, coarse=coarse)
         self.expansion = expansion
         if expansion:
-            self.expand = Pointwise(width, expansion * width, 1.4)
-            self.contract = Pointwise(expansion * width, width, 0.3)
+            self.expand = Pointwise(width, expansion * width, 1.4, coarse=coarse)
+            self.contract = Pointwise(expansion * width, width, 0.3, coarse=coarse)
         with torch.no_grad():
             self.depthwise.weight.mul_(0.3)
             self.depthwise.weight[:, :, 1, 1] += 1
@@ -298,12 +354,10 @@ class Block(nn.Module):
         # on rows, as of a change in place to a view autograd makes copies (half of a block's time in training)
         rows = to_rows(x)
         inner = to_rows(self.depthwise(to_planes(self.enter.of_rows(rows, leaky=True), x)))
-        if len(rows) <= 2 * CACHED_ROWS or x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.device.type != "cpu" or torch.is_grad_enabled():
             return to_planes(self.rest(inner, rows), x)
-        out = torch.empty_like(rows)
-        for parts in zip(*(torch.split(t, CACHED_ROWS) for t in (out, inner, rows)), strict=True):
-            parts[0].copy_(self.rest(*parts[1:]))
-        return to_planes(out, x)
+        most = MOST_CODED_ROWS if self.leave.coded(rows) else MOST_ROWS
+        return to_planes(in_pieces(self.rest, inner, rows, most=most), x)
 
     def rest(self, inner: Tensor, rows: Tensor) -> Tensor:
         """All of a block behind the depthwise convolution, (N, width): what came of it, and the block's input."""
@@ -319,9 +373,9 @@ class Down(nn.Module):
     Columns of the weight are in the order of `to_patches`.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, coarse: bool = False) -> None:
         super().__init__()
-        self.of_four = Pointwise(inputs * 4, outputs)
+        self.of_four = Pointwise(inputs * 4, outputs, coarse=coarse)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]
@@ -353,8 +407,8 @@ class Gain(nn.Module):
         return x * per_channel(torch.exp(at_quality(self.log, quality)).to(x.dtype))
 
 
-def blocks(width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(width) for _ in range(count)))
+def blocks(width: int, count: int, *, coarse: bool = False) -> nn.Sequential:
+    return nn.Sequential(*(Block(width, coarse=coarse) for _ in range(count)))
 
 
 # What class networks and context networks compute with, in whole numbers (`prior.py`): activations and energies of 0 to
@@ -546,11 +600,11 @@ class Model(nn.Module):
         hyper = c.hyper_width
 
         self.analysis_8 = nn.Sequential(
-            Pointwise(192, c.analysis_width_8, 2.0), blocks(c.analysis_width_8, c.analysis_blocks_8)
+            Pointwise(192, c.analysis_width_8, 2.0), blocks(c.analysis_width_8, c.analysis_blocks_8, coarse=True)
         )
-        self.analysis_down = Down(c.analysis_width_8, c.analysis_width_16)
+        self.analysis_down = Down(c.analysis_width_8, c.analysis_width_16, coarse=True)
         self.analysis_gain_8 = Gain(c.analysis_width_16)
-        self.analysis_16 = blocks(c.analysis_width_16, c.analysis_blocks_16)
+        self.analysis_16 = blocks(c.analysis_width_16, c.analysis_blocks_16, coarse=True)
         self.analysis_gain_16 = Gain(c.analysis_width_16)
         self.analysis_head = Pointwise(c.analysis_width_16, n1, 0.01)
 
@@ -572,7 +626,7 @@ class Model(nn.Module):
 
         self.synthesis_16 = nn.Sequential(
             Pointwise(deep + hyper, c.synthesis_width_16),
-            blocks(c.synthesis_width_16, c.synthesis_blocks_16),
+            blocks(c.synthesis_width_16, c.synthesis_blocks_16, coarse=True),
             Up(c.synthesis_width_16, c.synthesis_width_8),
         )
         self.synthesis_gain_16 = Gain(c.synthesis_width_8)
@@ -586,7 +640,7 @@ class Model(nn.Module):
         self.klt_analysis = nn.Parameter(basis * self.REFERENCE_GAIN)  # (n1, 768)
         self.klt_synthesis = nn.Parameter(basis.t().contiguous() / self.REFERENCE_GAIN)  # (768, n1)
         self.register_buffer("patch_mean", mean)  # (768,)
-        self._analysis_matrices, self._synthesis_matrices = Kept(), Kept()
+        self._analysis_matrices, self._synthesis_matrices = Kept[tuple[Tensor, ...]](), Kept[tuple[Tensor, ...]]()
         self.register_buffer("deviation", deviation * self.REFERENCE_GAIN)  # of each y1 channel
 
         # previews are fitted at export, to what the synthesis transform makes of the same codes
