@@ -203,6 +203,13 @@ def in_pieces(function: Callable[..., Tensor], *rows: Tensor, most: int = MOST_R
 Made = TypeVar("Made")
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear, for bfloat16 in pieces: (..., in) -> (..., out)."""
+    if x.dtype != torch.bfloat16 or torch.is_grad_enabled():
+        return F.linear(x, weight, bias)
+    return in_pieces(lambda mine: F.linear(mine, weight, bias), x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
+
 class Kept(Generic[Made]):
     """What is made of parameters for a precision: anew while they learn, once of those that will stay as they are."""
 
@@ -676,7 +683,7 @@ class Model(nn.Module):
         dtype = network_dtype(self.klt_analysis)
         with torch.autocast(x.device.type, enabled=False):
             large, mean, small, middle = self._analysis_matrices(self.klt_analysis, dtype, make)
-            parts = [F.linear(rows.float(), large, mean), F.linear(rows.to(dtype) - MIDDLE, small, middle).float()]
+            parts = [F.linear(rows.float(), large, mean), linear(rows.to(dtype) - MIDDLE, small, middle).float()]
         return torch.cat(parts, -1).permute(0, 3, 1, 2)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -805,7 +812,7 @@ class Model(nn.Module):
         rows, dtype = to_rows(z1.float()), network_dtype(self.klt_synthesis)
         with torch.autocast(z1.device.type, enabled=False):
             large, small = self._synthesis_matrices(self.klt_synthesis, dtype, make)
-            quarters = F.linear(rows[:, LARGE:].to(dtype), small)
+            quarters = linear(rows[:, LARGE:].to(dtype), small)
         quarters = to_rows(self.synthesis_head(planes(to_patches(last, 2)), planes(quarters)))
         with torch.autocast(z1.device.type, enabled=False):
             constant = rows.new_tensor([1.0, offset / one]).expand(len(rows), 2)
