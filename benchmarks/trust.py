@@ -300,7 +300,7 @@ def determinism(args: argparse.Namespace) -> None:
     for precision in ("float32", "bfloat16"):
         for name, env in INSTRUCTION_SETS.items():
             runs[f"{precision}, {name}"] = (2, False, {**env, runtime.PRECISION_VARIABLE: precision})
-    if runtime.int8_native(torch.device("cpu")):
+    if runtime.int8_native(runtime.device("cpu")):
         runs["int8"] = (2, False, {runtime.PRECISION_VARIABLE: "int8"})
     print("| reader and writer | files | bytes | codes |\n|---|---|---|---|")
     first: list[str] = []

@@ -200,14 +200,14 @@ def in_pieces(function: Callable[..., Tensor], *rows: Tensor, most: int = MOST_R
     return out
 
 
-Made = TypeVar("Made")
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, for bfloat16 in pieces: (..., in) -> (..., out)."""
-    if x.dtype != torch.bfloat16 or torch.is_grad_enabled():
+    """F.linear, for bfloat16 on the CPU in pieces: (..., in) -> (..., out)."""
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
         return F.linear(x, weight, bias)
     return in_pieces(lambda mine: F.linear(mine, weight, bias), x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
+
+Made = TypeVar("Made")
 
 
 class Kept(Generic[Made]):
@@ -246,12 +246,12 @@ class Affine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, leaky: bool, onto: Tensor | None) -> Tensor:
-        linear = torch.ops.mkldnn._linear_pointwise
+        product = torch.ops.mkldnn._linear_pointwise
         if onto is None:
             name, slope = ("leaky_relu", [SLOPE]) if leaky else ("none", [])
-            out = in_pieces(lambda mine: linear(mine, weight, bias, name, slope, ""), rows)
+            out = in_pieces(lambda mine: product(mine, weight, bias, name, slope, ""), rows)
         else:
-            out = in_pieces(lambda mine, under: linear.binary(mine, under, weight, bias, "add"), rows, onto)
+            out = in_pieces(lambda mine, under: product.binary(mine, under, weight, bias, "add"), rows, onto)
         ctx.save_for_backward(rows, weight, out if leaky else None)
         return out
 
@@ -309,10 +309,8 @@ class Pointwise(nn.Module):
         """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
         assert not leaky or onto is None
         if self.coded(rows):
-            layer, slope = (
-                self._packed(self.weight, torch.int8, lambda: int8.pack(self.weight)),
-                SLOPE if leaky else None,
-            )
+            layer = self._packed(self.weight, torch.int8, lambda: int8.pack(self.weight))
+            slope = SLOPE if leaky else None
 
             def multiply(mine: Tensor, under: Tensor | None = None) -> Tensor:
                 return int8.multiply(mine, layer, self.bias, slope=slope, onto=under)
