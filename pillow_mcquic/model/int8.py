@@ -59,7 +59,7 @@ def pack(weight: Tensor) -> Packed:
     columns = weight * step
     scale = columns.abs().amax(1).clamp(min=LEAST) / MOST
     packed = torch.ops.onednn.qlinear_prepack(rounded(columns / scale[:, None]).to(torch.int8), None)
-    return Packed(1 / step, torch.full_like(step, CODES), packed, scale, torch.zeros(len(weight), dtype=torch.int32))
+    return Packed(1 / step, torch.full_like(step, CODES), packed, scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ def exact() -> bool:
     """Whether this processor's products of bytes are there, and right: without VNNI sums of two end at 32,767."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):  # type: ignore[no-untyped-call]
         return False
-    codes = torch.full((64, 128), 255, dtype=torch.uint8)
+    codes = torch.full((64, 128), 255, dtype=torch.uint8, device="cpu")
     try:
-        sums = product(codes, pack(torch.ones(64, 128)))
+        sums = product(codes, pack(torch.ones(64, 128, device="cpu")))
     except RuntimeError:  # oneDNN has none for it
         return False
     return bool((sums - (255 - ZERO) * 128).abs().amax() < 1)
