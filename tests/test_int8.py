@@ -63,6 +63,15 @@ def test_nothing_comes_of_nothing() -> None:
 
 
 @needs_bytes
+def test_the_callers_default_device_changes_nothing() -> None:
+    rows, weight, bias = torch.randn(5, 16), torch.randn(8, 16), torch.randn(8)
+    expected = int8.multiply(rows, int8.pack(weight), bias)
+    with torch.device("meta"):
+        assert int8.exact.__wrapped__()
+        assert torch.equal(int8.multiply(rows, int8.pack(weight), bias), expected)
+
+
+@needs_bytes
 def test_layers_multiply_bytes_only_where_they_may_and_are_asked_to() -> None:
     rows, onto = torch.randn(1500, 64), torch.randn(1500, 32)
     coarse, fine = Pointwise(64, 32, coarse=True), Pointwise(64, 32)
