@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from pillow_mcquic import codec, container, runtime
-from pillow_mcquic.model import int8
 
 from .instruction_sets import INSTRUCTION_SETS
 
@@ -62,7 +61,7 @@ TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0), "int8": (6, 1.0)}
 PRECISIONS = [
     "float32",
     "bfloat16",
-    pytest.param("int8", marks=pytest.mark.skipif(not int8.exact(), reason="no products of bytes here")),
+    pytest.param("int8", marks=pytest.mark.skipif(not runtime.int8_native(torch.device("cpu")), reason="no VNNI")),
 ]
 
 

@@ -105,7 +105,7 @@ def exact() -> bool:
         return False
     codes = torch.full((64, 128), 255, dtype=torch.uint8, device="cpu")
     try:
-        sums = product(codes, pack(torch.ones(64, 128, device="cpu")))
+        sums = product(codes, pack(torch.ones(64, 128, dtype=torch.float32, device="cpu")))
     except RuntimeError:  # oneDNN has none for it
         return False
     return bool((sums - (255 - ZERO) * 128).abs().amax() < 1)

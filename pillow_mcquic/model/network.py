@@ -216,8 +216,8 @@ class Kept(Generic[Made]):
     def __init__(self) -> None:
         self._kept: tuple[object, Made] | None = None
 
-    def __deepcopy__(self, memo: object) -> Kept[Made]:
-        return Kept()  # a copy makes its own: not all of it can be copied
+    def __reduce__(self) -> tuple[type[Kept[Made]], tuple[()]]:
+        return Kept, ()  # a copy makes its own: not all of it can be copied, or pickled
 
     def __call__(self, parameter: Tensor, dtype: torch.dtype, make: Callable[[], Made]) -> Made:
         """What `make` gives for a precision; `parameter`: one of those it uses, which learn together."""
