@@ -216,18 +216,20 @@ def bfloat16_native(where: torch.device) -> bool:
 
     if where.type == "cuda":
         return torch.cuda.get_device_capability(where) >= (8, 0)
+    return _processor_has("amx_bf16", "avx512_bf16")
+
+
+def _processor_has(*instructions: str) -> bool:
+    """Whether torch knows the processor to have any of these."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return any(capabilities.get(name) for name in instructions)
 
 
 def int8_native(where: torch.device) -> bool:
     """Whether a device multiplies matrices of bytes in hardware, four products at once and exactly."""
-    import torch
-
-    if where.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni")):
+    if where.type != "cpu" or not _processor_has("avx512_vnni", "avx_vnni"):
         return False
     from .model import int8
 

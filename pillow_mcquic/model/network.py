@@ -273,7 +273,7 @@ class Affine(torch.autograd.Function):
 def one_pass() -> bool:
     """Whether `Affine` is there on this machine: oneDNN, and a processor it takes bfloat16 from.
 
-    In float32 it gains a twentieth, and keeps kernels for every shape it meets, which the plain product does not.
+    In float32 it gains a twentieth, for kernels that the plain product does not keep.
     """
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
     return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
