@@ -20,7 +20,7 @@ from torch import Tensor
 from pillow_mcquic import codec, runtime, weights
 from pillow_mcquic.adapters.torch import decode_tensor, encode_tensor
 from pillow_mcquic.model.cost import measure
-from pillow_mcquic.model.network import Block, Pointwise
+from pillow_mcquic.model.layers import Block, Pointwise
 
 from .peers import untrained
 from .speed import mosaic

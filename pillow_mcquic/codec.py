@@ -466,7 +466,7 @@ class Engine:
         self, codes: list[Tensor], classes: list[Tensor], quality: Tensor, *, grey: bool = False, scale: int = 1
     ) -> Tensor:
         """Codes and classes (B, ...), quality (B,) in 1..8, all on the device -> (B, 3 or 1, h * 16, w * 16) uint8."""
-        from .model.network import quarters_to_pixels
+        from .model.layers import quarters_to_pixels
 
         torch, model = self.torch, self.model
         B, _, h, w = codes[0].shape

@@ -17,7 +17,7 @@ from PIL import Image
 import pillow_mcquic
 from pillow_mcquic import codec, runtime, weights
 from pillow_mcquic.model import int8
-from pillow_mcquic.model.network import SLOPE, Pointwise, initialise
+from pillow_mcquic.model.layers import SLOPE, Pointwise, initialise
 
 from .conftest import psnr
 

@@ -17,25 +17,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pillow_mcquic import codec, weights
-from pillow_mcquic.model import network
+from pillow_mcquic.model import layers
+from pillow_mcquic.model.class_networks import ClassNetwork, ContextNetwork, log_energy, short
 from pillow_mcquic.model.cost import measure
-from pillow_mcquic.model.network import (
-    LARGE,
+from pillow_mcquic.model.layers import (
     Block,
-    ClassNetwork,
-    Config,
-    ContextNetwork,
     Down,
     Pointwise,
-    at_phase,
     initialise,
-    log_energy,
     pieces,
     quarters_to_pixels,
-    short,
     to_patches,
     to_pixels,
 )
+from pillow_mcquic.model.network import LARGE, Config, Model, at_phase
 from pillow_mcquic.model.prior import (
     IntegerClassNetwork,
     IntegerContextNetwork,
@@ -302,7 +297,7 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
     assert 0.1 < (busy == 0).float().mean() < 0.9
 
 
-@pytest.mark.skipif(not network.one_pass(), reason="no oneDNN with bfloat16 on this processor")
+@pytest.mark.skipif(not layers.one_pass(), reason="no oneDNN with bfloat16 on this processor")
 @pytest.mark.parametrize(("leaky", "summed"), [(False, False), (True, False), (False, True)])
 def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Result and gradients of `Pointwise.of_rows` by `Affine` and by passes of their own, as bfloat16 can tell."""
@@ -312,7 +307,7 @@ def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypa
     rows, onto, slope = (torch.randn(70, n).bfloat16().requires_grad_() for n in (24, 40, 40))
     found = []
     for known in (True, False):
-        monkeypatch.setattr(network, "one_pass", lambda known=known: known)
+        monkeypatch.setattr(layers, "one_pass", lambda known=known: known)
         layer.zero_grad()
         rows.grad = onto.grad = None
         with torch.autocast("cpu", torch.bfloat16):
@@ -327,7 +322,7 @@ def test_one_pass_is_a_product_then_the_rest(leaky: bool, summed: bool, monkeypa
 
 
 def test_float32_layers_stay_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "one_pass", lambda: True)
+    monkeypatch.setattr(layers, "one_pass", lambda: True)
     layer, rows = Pointwise(24, 40), torch.randn(70, 24)
     initialise(layer)
     assert torch.equal(layer.of_rows(rows), F.linear(rows, layer.weight, layer.bias))
@@ -638,7 +633,7 @@ def test_context_network_beyond_exact_sums_is_refused(coarse: float, base: float
         IntegerContextNetwork(tensors, 5, bounds(8, coarse), bounds(6, base))
 
 
-def random_phase_means(loaded: weights.Weights) -> network.Model:
+def random_phase_means(loaded: weights.Weights) -> Model:
     """The shipped model with phase means of random weights, so that every input counts."""
     model = copy.deepcopy(loaded.model)
     generator = torch.Generator().manual_seed(7)

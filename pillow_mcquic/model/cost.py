@@ -7,7 +7,9 @@ import dataclasses
 import torch
 import torch.nn as nn
 
-from .network import Block, Config, Model, Pointwise, at_phase, context_networks
+from .class_networks import context_networks
+from .layers import Block, Pointwise
+from .network import Config, Model, at_phase
 
 SIDE = 128  # of the picture that is counted; a multiple of 64, so nothing is padded
 

@@ -1,4 +1,4 @@
-"""The whole model: transforms, residual vector quantisers, means and class networks.
+"""The whole model: transforms, residual vector quantisers and means; its class networks are in `class_networks.py`.
 
 An image x is analysed into three latents, coarse to fine: y3 at 1/64, y2 at 1/32 and y1 at 1/16 of its
 resolution.  y3 is quantised first; its codewords predict the mean of y2; those of y2 predict the mean of
@@ -15,31 +15,43 @@ each coarser grid is the finer one halved, rounded up.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
-import math
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import int8
 from .distortion import QUALITIES, Distortion
+from .layers import (
+    MIDDLE,
+    SLOPE,
+    Block,
+    Down,
+    Gain,
+    Kept,
+    Pointwise,
+    Up,
+    at_quality,
+    blocks,
+    grey_levels,
+    linear,
+    neighbourhood,
+    network_dtype,
+    per_channel,
+    quarters_to_pixels,
+    to_patches,
+    to_pixels,
+    to_rows,
+)
 from .quantiser import Bank, Codebooks, Quantiser
 
 MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
 # the first, and largest, channels of y1: the linear shortcut keeps them in float32, as in bfloat16 they would cost
 # whole grey levels, and previews see those of the positions around
 LARGE = 32
-# Positions that go through a product, or the last ones of a block, at once: so that they stay in the cache, and so that
-# oneDNN, which keeps half a megabyte or more for every size a product meets, meets few.
-LEAST_ROWS, MOST_ROWS, MOST_CODED_ROWS = 64, 4096, 1024
-REPEATED = 16  # at most one in so many of them goes through twice
-SLOPE = 0.1  # of leaky ReLUs, below zero
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
 
@@ -106,443 +118,6 @@ class Config:
                 Bank(b["groups"], b["dim"], tuple((int(k), float(s)) for k, s in b["stages"])) for b in values[key]
             )
         return cls(**{**values, "distortion": Distortion(**distortion)})
-
-
-def at_quality(table: Tensor, quality: Tensor) -> Tensor:
-    """Rows of a per-quality table (8, C) interpolated at quality (B,) in 1..8 -> (B, C)."""
-    low = (quality.detach() - 1).floor().clamp(0, QUALITIES - 2).long()
-    return torch.lerp(table[low], table[low + 1], (quality - 1 - low)[:, None])
-
-
-def per_channel(rows: Tensor) -> Tensor:
-    """(B, C) -> (B, C, 1, 1), to broadcast over positions."""
-    return rows[:, :, None, None]
-
-
-def unit_range(x: Tensor) -> Tensor:
-    """Pixels as float32 in 0..1, from such or from uint8."""
-    return x.float().mul_(1 / 255) if x.dtype == torch.uint8 else x.float()
-
-
-def grey_levels(x: Tensor) -> Tensor:
-    """Pixels as whole numbers 0..255, from uint8, which they stay, or from float32 in 0..1."""
-    return x if x.dtype == torch.uint8 else x * 255
-
-
-MIDDLE = 127.5  # of the grey levels; what is left of one without it bfloat16 holds exactly
-
-
-def to_patches(x: Tensor, step: int) -> Tensor:
-    """Planes (B, C, H, W) -> patches (B, H / step, W / step, step * step * C), in the order (row, column, channel).
-
-    From channels-last planes, as images lie in memory, this moves whole rows of a patch.
-    """
-    B, C, H, W = x.shape
-    x = x.permute(0, 2, 3, 1).reshape(B, H // step, step, W // step, step * C).permute(0, 1, 3, 2, 4)
-    return x.reshape(B, H // step, W // step, step * step * C)
-
-
-def to_pixels(x: Tensor, step: int) -> Tensor:
-    """Patches as of `to_patches` -> pixels (B, h * step, w * step, C), in memory of their own."""
-    B, h, w, size = x.shape
-    row = size // step
-    x = x.reshape(B, h, w, step, row).permute(0, 1, 3, 2, 4)
-    return x.reshape(B, h * step, w * step, row // step)
-
-
-def quarters_to_pixels(x: Tensor) -> Tensor:
-    """Patches of 16x16 as four of 8x8, (B, h, w, 2 * 2 * 8 * 8 * C) -> pixels (B, h * 16, w * 16, C)."""
-    B, h, w, size = x.shape
-    x = x.view(B, h, w, 2, 2, 8, size // 32).permute(0, 1, 3, 5, 2, 4, 6)
-    return x.reshape(B, h * 16, w * 16, size // 256)
-
-
-def to_rows(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B * h * w, C).
-
-    As one matrix: of a window's rows torch would make a batch of products, with a copy of the weights for each.
-    """
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def to_planes(rows: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `to_rows`, channels-last; `like` (B, ..., h, w) gives the other sizes."""
-    return rows.view(like.shape[0], *like.shape[2:], -1).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(1024)
-def pieces(count: int, most: int) -> tuple[slice, ...]:
-    """So many rows in pieces of LEAST_ROWS 2^k, up to `most`; the last ones may overlap."""
-    if count < LEAST_ROWS:
-        return (slice(count),)
-    result, at = list[slice](), 0
-    while at < count:
-        rest = count - at
-        size = min(most, max(LEAST_ROWS, 1 << (rest - 1).bit_length()))
-        if size > LEAST_ROWS and (size > count or size - rest > count // REPEATED):
-            size //= 2
-        at = min(at, count - size)
-        result.append(slice(at, at + size))
-        at += size
-    return tuple(result)
-
-
-def in_pieces(function: Callable[..., Tensor], *rows: Tensor, most: int = MOST_ROWS) -> Tensor:
-    """function(*rows), which maps row by row, in `pieces`; without gradients."""
-    first, *others = pieces(len(rows[0]), most)
-    result = function(*(t[first] for t in rows))
-    if not others:
-        return result
-    out = result.new_empty(len(rows[0]), *result.shape[1:])
-    out[first] = result
-    for part in others:
-        out[part] = function(*(t[part] for t in rows))
-    return out
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear, for bfloat16 on the CPU in pieces: (..., in) -> (..., out)."""
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
-        return F.linear(x, weight, bias)
-    return in_pieces(lambda mine: F.linear(mine, weight, bias), x.flatten(0, -2)).view(*x.shape[:-1], -1)
-
-
-Made = TypeVar("Made")
-
-
-class Kept(Generic[Made]):
-    """What is made of parameters for a precision: anew while they learn, once of those that will stay as they are."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[object, Made] | None = None
-
-    def __reduce__(self) -> tuple[type[Kept[Made]], tuple[()]]:
-        return Kept, ()  # a copy makes its own: not all of it can be copied, or pickled
-
-    def __call__(self, parameter: Tensor, dtype: torch.dtype, make: Callable[[], Made]) -> Made:
-        """What `make` gives for a precision; `parameter`: one of those it uses, which learn together."""
-        if parameter.requires_grad:
-            self._kept = None
-            return make()
-        wanted, kept = (dtype, parameter.device, parameter.data_ptr()), self._kept
-        if kept is None or kept[0] != wanted:
-            with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
-                self._kept = kept = wanted, make()
-        return kept[1]
-
-
-def network_dtype(x: Tensor) -> torch.dtype:
-    """The precision of products here: that of autocast, or of x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-class Affine(torch.autograd.Function):
-    """rows @ weight.T + bias, then a leaky ReLU or a sum, in one pass over the result.
-
-    By oneDNN on the CPU, as torch's own compiler calls it: passes of their own over rows for the bias, the activation
-    and the sum take as long as the product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, leaky: bool, onto: Tensor | None) -> Tensor:
-        product = torch.ops.mkldnn._linear_pointwise
-        if onto is None:
-            name, slope = ("leaky_relu", [SLOPE]) if leaky else ("none", [])
-            out = in_pieces(lambda mine: product(mine, weight, bias, name, slope, ""), rows)
-        else:
-            out = in_pieces(lambda mine, under: product.binary(mine, under, weight, bias, "add"), rows, onto)
-        ctx.save_for_backward(rows, weight, out if leaky else None)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, out = ctx.saved_tensors
-        inner = gradient if out is None else torch.ops.aten.leaky_relu_backward(gradient, out, SLOPE, True)
-        needed = ctx.needs_input_grad
-        return (
-            inner @ weight if needed[0] else None,
-            inner.t() @ rows if needed[1] else None,
-            inner.sum(0) if needed[2] else None,
-            None,
-            gradient if needed[4] else None,
-        )
-
-
-@functools.cache
-def one_pass() -> bool:
-    """Whether `Affine` is there on this machine: oneDNN, and a processor it takes bfloat16 from.
-
-    In float32 it gains a twentieth, for kernels that the plain product does not keep.
-    """
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
-    return there and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-class Pointwise(nn.Module):
-    """1x1 convolution whose weight is a matrix (out, in), as Muon wants it.
-
-    `coarse`: it may be a product of bytes (`int8.py`) where those are wanted.
-    """
-
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0, *, coarse: bool = False) -> None:
-        super().__init__()
-        self.coarse = coarse
-        self.deviation = scale / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self._reduced, self._packed = Kept[tuple[Tensor, ...]](), Kept[int8.Packed]()
-
-    def reduced(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Weight and bias in a precision."""
-        return self._reduced(self.weight, dtype, lambda: (self.weight.to(dtype), self.bias.to(dtype)))
-
-    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(B, in, h, w) -> (B, out, h, w), or added to `onto`, which is such."""
-        return to_planes(self.of_rows(to_rows(x), onto=None if onto is None else to_rows(onto)), x)
-
-    def coded(self, rows: Tensor) -> bool:
-        """Whether these rows go through a product of bytes."""
-        return self.coarse and int8.wanted() and rows.dtype == torch.float32 and rows.device.type == "cpu"
-
-    def of_rows(self, rows: Tensor, *, leaky: bool = False, onto: Tensor | None = None) -> Tensor:
-        """(N, in) -> (N, out), through a leaky ReLU, or added to `onto` (N, out)."""
-        assert not leaky or onto is None
-        if self.coded(rows):
-            layer = self._packed(self.weight, torch.int8, lambda: int8.pack(self.weight))
-            slope = SLOPE if leaky else None
-
-            def multiply(mine: Tensor, under: Tensor | None = None) -> Tensor:
-                return int8.multiply(mine, layer, self.bias, slope=slope, onto=under)
-
-            return in_pieces(multiply, *(t for t in (rows, onto) if t is not None), most=MOST_CODED_ROWS)
-        if rows.device.type == "cpu" and one_pass():
-            dtype = network_dtype(rows)
-            rows, (weight, bias) = rows.to(dtype), self.reduced(dtype)
-            if {t.dtype for t in (rows, weight, onto) if t is not None} == {torch.bfloat16}:
-                return Affine.apply(rows, weight, bias, leaky, onto)  # type: ignore[no-any-return,no-untyped-call]
-        result = F.linear(rows, self.weight, self.bias)
-        # in place, as fresh memory costs more than the arithmetic
-        if leaky:
-            result = F.leaky_relu(result, SLOPE, inplace=True)
-        return result if onto is None else result.add_(onto)
-
-
-def initialise(networks: nn.Module) -> None:
-    """Draw the weights of all pointwise layers, for training; a model that is read has its own, sooner than drawn."""
-    with torch.no_grad():
-        for layer in networks.modules():
-            if isinstance(layer, Pointwise):
-                layer.weight.normal_(std=layer.deviation)
-
-
-class Block(nn.Module):
-    """Residual 1x1 - act - depthwise 3x3 - 1x1, then residual 1x1 - act - 1x1; reaches one position.
-
-    `expansion` 0 leaves the second half out.  `coarse`: see `Pointwise`.
-    """
-
-    def __init__(self, width: int, expansion: int = 2, *, coarse: bool = False) -> None:
-        super().__init__()
-        self.enter = Pointwise(width, width, 1.4, coarse=coarse)
-        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.leave = Pointwise(width, width, 0.3, coarse=coarse)
-        self.expansion = expansion
-        if expansion:
-            self.expand = Pointwise(width, expansion * width, 1.4, coarse=coarse)
-            self.contract = Pointwise(expansion * width, width, 0.3, coarse=coarse)
-        with torch.no_grad():
-            self.depthwise.weight.mul_(0.3)
-            self.depthwise.weight[:, :, 1, 1] += 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        # on rows, as of a change in place to a view autograd makes copies (half of a block's time in training)
-        rows = to_rows(x)
-        inner = to_rows(self.depthwise(to_planes(self.enter.of_rows(rows, leaky=True), x)))
-        if x.device.type != "cpu" or torch.is_grad_enabled():
-            return to_planes(self.rest(inner, rows), x)
-        most = MOST_CODED_ROWS if self.leave.coded(rows) else MOST_ROWS
-        return to_planes(in_pieces(self.rest, inner, rows, most=most), x)
-
-    def rest(self, inner: Tensor, rows: Tensor) -> Tensor:
-        """All of a block behind the depthwise convolution, (N, width): what came of it, and the block's input."""
-        rows = self.leave.of_rows(inner, onto=rows)
-        if self.expansion:
-            rows = self.contract.of_rows(self.expand.of_rows(rows, leaky=True), onto=rows)
-        return rows
-
-
-class Down(nn.Module):
-    """Halve the resolution: (B, C, h, w) -> (B, outputs, ceil(h/2), ceil(w/2)), edges replicated.
-
-    Columns of the weight are in the order of `to_patches`.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, coarse: bool = False) -> None:
-        super().__init__()
-        self.of_four = Pointwise(inputs * 4, outputs, coarse=coarse)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[2:]
-        if h % 2 or w % 2:
-            x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
-        x = self.of_four(to_patches(x, 2).permute(0, 3, 1, 2))
-        return x
-
-
-class Up(nn.Module):
-    """Double the resolution; the caller crops the odd row or column away.  Rows of the weight: see `Down`."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.to_four = Pointwise(inputs, outputs * 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return to_pixels(self.to_four(x).permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
-
-
-class Gain(nn.Module):
-    """Per-channel scale that depends on quality: one set of weights serves all rates."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.log = nn.Parameter(torch.zeros(QUALITIES, width))
-
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        return x * per_channel(torch.exp(at_quality(self.log, quality)).to(x.dtype))
-
-
-def blocks(width: int, count: int, *, coarse: bool = False) -> nn.Sequential:
-    return nn.Sequential(*(Block(width, coarse=coarse) for _ in range(count)))
-
-
-# What class networks and context networks compute with, in whole numbers (`prior.py`): activations and energies of 0 to
-# SHORT_MAX, embeddings of -SHORT_MAX to SHORT_MAX, weights likewise with a power of two for each output.
-SHORT_MAX = 255
-SHORT_SUM = 56_000  # of the magnitudes of an output's weights: times SHORT_MAX well below 2^24
-SHORT_POWERS = 3, 9  # least and greatest exponent of what weights are multiplied by
-ACTIVATION_ONE = 32  # of an activation of 1
-EMBEDDING_ONE = 4  # of a codeword of one step
-ENERGY_ONE = 8  # of a factor of two
-
-
-def whole(x: Tensor) -> Tensor:
-    """Rounded half up; the gradient goes straight through."""
-    return x + (torch.floor(x + 0.5) - x).detach()
-
-
-def short_power(weight: Tensor) -> Tensor:
-    """Weights (outputs, ...) -> for each output the exponent (outputs,) of the power of two that makes them short."""
-    size = weight.detach().abs().flatten(1)
-    return torch.minimum(SHORT_MAX / size.amax(1), SHORT_SUM / size.sum(1)).log2().floor().clamp(*SHORT_POWERS)
-
-
-def short(weight: Tensor) -> Tensor:
-    """Weights (outputs, inputs) as the integer networks have them; the gradient goes straight through."""
-    one = short_power(weight).exp2()[:, None]
-    return weight + ((weight * one).round().clamp(-SHORT_MAX, SHORT_MAX) / one - weight).detach()
-
-
-def activation(x: Tensor) -> Tensor:
-    """Clamped and rounded to what an activation of the integer networks can be."""
-    return whole((x * ACTIVATION_ONE).clamp(0, SHORT_MAX)) / ACTIVATION_ONE
-
-
-class ClassNetwork(nn.Module):
-    """Codewords of the coarser levels and quality -> fractional class of every group one level finer.
-
-    Trained in float, with the rounding of the integers in which `prior.py` runs the same network, exactly,
-    everywhere.  Hence its shape: clamped ReLU, edges replicated, no normalisation.
-    """
-
-    SCALE_IN = 0.25  # of codewords, SCALE_OUT of classes: keep the weights themselves near one
-    SCALE_OUT = 4.0
-
-    def __init__(self, inputs: int, outputs: int, width: int) -> None:
-        super().__init__()
-        self.enter = Pointwise(inputs, width, 1.4)
-        self.neighbours = Pointwise(width * 9, width, 0.7)
-        self.leave = Pointwise(width, outputs * 4, 0.3)
-        self.hidden_bias = nn.Parameter(torch.zeros(QUALITIES, width))
-        self.class_bias = nn.Parameter(torch.zeros(QUALITIES, outputs))
-
-    def forward(self, embedding: Tensor, quality: Tensor) -> Tensor:
-        """Sums of codewords (B, inputs, h, w) -> classes (B, outputs, 2h, 2w), float32.
-
-        Level 1 has more outputs than groups: the rest enters the context networks.
-        """
-        x = whole(embedding * EMBEDDING_ONE).clamp(-SHORT_MAX, SHORT_MAX) * (self.SCALE_IN / EMBEDDING_ONE)
-        x = of_position(short(self.enter.weight), self.enter.bias, x)
-        x = activation(x + per_channel(at_quality(self.hidden_bias, quality)))
-        x = activation(x + of_neighbourhood(short(self.neighbours.weight), self.neighbours.bias, x).clamp(min=0))
-        # the four positions of an output share their power of two
-        weight = short(self.leave.weight.view(-1, 4 * x.shape[1])).view_as(self.leave.weight)
-        classes = F.pixel_shuffle(of_position(weight, self.leave.bias, x) * self.SCALE_OUT, 2)
-        return classes + per_channel(at_quality(self.class_bias, quality))
-
-
-def neighbourhood(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 9 C, h, w): the 3x3 around every position, edges replicated."""
-    B, _, h, w = x.shape
-    return F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).view(B, -1, h, w)
-
-
-def of_position(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """A layer of each position: (B, inputs, h, w) -> (B, outputs, h, w)."""
-    return F.conv2d(x, weight[:, :, None, None], bias)
-
-
-def of_neighbourhood(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """A layer of `neighbourhood(x)`, which as a convolution takes a fifth of the time."""
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight.view(len(weight), -1, 3, 3), bias)
-
-
-class ContextNetwork(nn.Module):
-    """Codewords of the earlier banks of level 1 -> what they add to the classes of a bank.
-
-    Where the large components of a photo need many steps the small ones do too, here and next door: the log
-    energies of the earlier banks' groups in a 3x3 neighbourhood, or at the position alone, say so without side
-    information.  Trained in float, run in integers, like `ClassNetwork`.
-    """
-
-    def __init__(self, inputs: int, groups: int, width: int, neighbours: bool = True) -> None:
-        super().__init__()
-        self.neighbours = neighbours
-        self.enter = Pointwise(inputs * (9 if neighbours else 1), width, 0.3)
-        self.leave = Pointwise(width, groups, 0.0)
-
-    def forward(self, log_energy: Tensor, coarse: Tensor) -> Tensor:
-        """Log energies (B, inputs, h, w), hidden input from the coarse levels (B, width, h, w) -> (B, groups, h, w)."""
-        enter = of_neighbourhood if self.neighbours else of_position
-        x = activation(enter(short(self.enter.weight), self.enter.bias, log_energy) + coarse)
-        return of_position(short(self.leave.weight), self.leave.bias, x) * ClassNetwork.SCALE_OUT
-
-
-def context_networks(config: Config) -> list[ContextNetwork]:
-    """A context network for every bank of level 1 but the first, each with all groups before it as inputs.
-
-    The last one has so many at its own position that their neighbours tell next to nothing more.
-    """
-    banks = config.level1
-    before = list(itertools.accumulate(bank.groups for bank in banks[:-1]))
-    return [
-        ContextNetwork(inputs, bank.groups, config.context_width, neighbours=i < len(before))
-        for i, (inputs, bank) in enumerate(zip(before, banks[1:], strict=True), 1)
-    ]
-
-
-def log_energy(words: Tensor, dim: int) -> Tensor:
-    """Quantised vectors (B, groups * dim, h, w), in steps -> log2(1 + squared norm) of each (B, groups, h, w).
-
-    The logarithm is linear between powers of two, in steps of an eighth, and ends below 32, which short integers can
-    follow exactly; its gradient is smooth.
-    """
-    B, C, h, w = words.shape
-    energy = words.view(B, C // dim, dim, h, w).square().sum(2) + 1
-    mantissa, exponent = torch.frexp(energy.detach())
-    smooth = torch.log2(energy)
-    eighths = ((exponent - 2 + 2 * mantissa) * ENERGY_ONE).floor().clamp(max=SHORT_MAX)
-    return smooth + (eighths / ENERGY_ONE - smooth).detach()
 
 
 # The positions of level 1 in four phases, (row, column) modulo 2: first one in four, then those in the middle of four,

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distortion import QUALITIES
-from .network import (
+from .class_networks import (
     ACTIVATION_ONE,
     EMBEDDING_ONE,
     ENERGY_ONE,
     SHORT_MAX,
     ClassNetwork,
-    Config,
     ContextNetwork,
     short_power,
 )
+from .distortion import QUALITIES
+from .network import Config
 
 QUALITY_ONE = 256  # quality is an integer number of 256ths: 256..2048
 WORD_ONE = 64  # of codewords as weights files hold them
@@ -152,7 +152,7 @@ def pad(x: Tensor) -> Tensor:
 
 
 class IntegerClassNetwork:
-    """`network.ClassNetwork` in integers; its tensors come from the weights file under one prefix."""
+    """`class_networks.ClassNetwork` in integers; its tensors come from the weights file under one prefix."""
 
     NAMES = (
         "enter.weight",
@@ -213,7 +213,7 @@ class IntegerClassNetwork:
 
 
 class IntegerContextNetwork:
-    """`network.ContextNetwork` in integers, of `inputs` log energies, at nine positions or at its own.
+    """`class_networks.ContextNetwork` in integers, of `inputs` log energies, at nine positions or at its own.
 
     `coarse` and `base`: the largest value, and the shift, of the outputs of the class network that enter, and of those
     that it adds to.

@@ -19,7 +19,9 @@ from PIL import Image
 from .. import codec, weights
 from ..coder import TOTAL_BITS, normalise_counts, pack_counts, unpack_counts
 from ..container import MAX_SQUARES_PER_BYTE, QUALITY_ONE, Header
-from ..model.network import PREVIEW_BANKS, ContextNetwork, to_patches
+from ..model.class_networks import ContextNetwork
+from ..model.layers import to_patches
+from ..model.network import PREVIEW_BANKS
 from ..model.prior import CLASS_ONE, export_class_network, export_context_network, export_embedding
 from . import data
 from .objective import BankTables, LevelTables, Objective

@@ -12,20 +12,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.class_networks import ClassNetwork, context_networks, log_energy
 from ..model.distortion import QUALITIES
-from ..model.network import (
-    MEAN_SCALE,
-    PHASES,
-    ClassNetwork,
-    Config,
-    Model,
-    at_phase,
-    at_quality,
-    context_networks,
-    initialise,
-    log_energy,
-    per_channel,
-)
+from ..model.layers import at_quality, initialise, per_channel
+from ..model.network import MEAN_SCALE, PHASES, Config, Model, at_phase
 from ..model.prior import WORD_ONE
 from ..model.quantiser import (
     FIRST_STEP_CLASS,

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import weights
 from ..coder import unpack_counts
-from ..model.network import Block, Config
+from ..model.layers import Block
+from ..model.network import Config
 from ..model.prior import CLASS_ONE, import_class_network, import_context_network
 from ..model.quantiser import Bank
 from .objective import Objective
