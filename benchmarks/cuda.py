@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pillow_mcquic import codec, runtime, weights
 from pillow_mcquic.adapters.torch import decode_tensor, encode_tensor
+from pillow_mcquic.engine import Engine
 from pillow_mcquic.model.cost import measure
 from pillow_mcquic.model.layers import Block, Pointwise
 
@@ -64,7 +65,7 @@ def limits() -> tuple[float, float]:
     return copied, 2 * side**3 / device_seconds(lambda: a @ b)
 
 
-def moved(engine: codec.Engine, run: Callable[[], Any]) -> int:
+def moved(engine: Engine, run: Callable[[], Any]) -> int:
     """Bytes that layers must read and write if each goes through memory once: inputs and outputs, bfloat16."""
     total = 0
 
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\nThe device copies {copied / 1e9:.0f} GB/s and multiplies {multiplied / 1e12:.0f} TFLOP/s (bfloat16).")
     print("\n| networks, batch 16 | ms/MP | GFLOP/MP | GFLOP/s | MB/MP | GB/s | share of the limit |")
     print("|" + "---|" * 7)
-    engine = codec.Engine(codec.load_weights(weights.default_id()), runtime.device("cuda"))
+    engine = Engine(codec.load_weights(weights.default_id()), runtime.device("cuda"))
     cost = measure(engine.weights.config)
     picture = next(iter(pictures.values()))
     images = (

@@ -47,7 +47,9 @@ def ours() -> str:
     import torch
 
     package = Path(pillow_mcquic.__file__).parent
-    outer = [package / f"{name}.py" for name in ("codec", "coder", "container", "plugin", "refine")]
+    outer = [
+        package / f"{name}.py" for name in ("codec", "coder", "container", "engine", "plugin", "refine", "windows")
+    ]
     code = b"".join(path.read_bytes() for path in [*outer, *sorted(package.glob("model/*.py"))])
     precision = runtime.precision(torch.device("cpu"))
     return f"{weights.default_id().hex()} {hashlib.sha256(code).hexdigest()[:8]} {precision}"

@@ -82,6 +82,7 @@ def one_direction(
     import torch
 
     from pillow_mcquic import codec, coder, container
+    from pillow_mcquic.engine import Engine
     from pillow_mcquic.model.prior import Prior
 
     if threads:
@@ -90,7 +91,7 @@ def one_direction(
     codec.decode(warm)
     spent = dict.fromkeys(STAGES, 0.0)
     # stages are told apart at the codec's own seams
-    engine_class: Any = codec.Engine
+    engine_class: Any = Engine
     prior_class: Any = Prior
     engine_class.quantise = clocked(spent, "networks", engine_class.quantise)
     engine_class.synthesise = clocked(spent, "networks", engine_class.synthesise)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import pillow_mcquic
 from pillow_mcquic import codec, container, runtime
+from pillow_mcquic.engine import Engine
 from tests.fuzzing import cuts, flips, mutations
 from tests.instruction_sets import INSTRUCTION_SETS
 
@@ -278,7 +279,7 @@ def digests(args: argparse.Namespace) -> None:
             with Image.open(path) as image:
                 made = hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest()
         parsed = container.read(io.BytesIO(Path(args.files, f"{path.stem}.mcq").read_bytes()))
-        codes, _ = codec.Engine(codec.load_weights(parsed.header.model)).read_stream(parsed.codes, parsed.header)
+        codes, _ = Engine(codec.load_weights(parsed.header.model)).read_stream(parsed.codes, parsed.header)
         print(made, hashlib.sha256(b"".join(level.tobytes() for level in codes)).hexdigest())
 
 

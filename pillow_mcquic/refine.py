@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from . import coder
-from .codec import TILE_POSITIONS, Engine, magnified, windows, within
+from .engine import TILE_POSITIONS, Engine
 from .model import int8
 from .model.layers import unit_range
+from .windows import magnified, windows, within
 
 RATE, LAST_RATE = 0.06, 0.012  # steps that a slope of one bit a step moves a latent, in the first and the last round
 MEMORY = 0.8  # of the running mean of squared slopes

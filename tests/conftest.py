@@ -65,6 +65,7 @@ def small_file(small: Image.Image) -> bytes:
 @pytest.fixture(params=[True, False], ids=["picked", "dense"])
 def picking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the quantiser picks out what it must search, as on a CPU, or searches all at once, as on CUDA."""
-    monkeypatch.setattr("pillow_mcquic.model.quantiser.picks", lambda device: request.param)
-    monkeypatch.setattr("pillow_mcquic.model.quantiser.WIDE_CHUNK", 128)
+    monkeypatch.setattr("pillow_mcquic.model.search.PICKING", {"cpu"} if request.param else set())
+    for module in ("search", "expectation"):
+        monkeypatch.setattr(f"pillow_mcquic.model.{module}.WIDE_CHUNK", 128)
     return bool(request.param)

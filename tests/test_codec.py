@@ -13,6 +13,8 @@ from PIL import Image
 import pillow_mcquic
 from pillow_mcquic import codec, container, runtime, weights
 from pillow_mcquic.container import Header
+from pillow_mcquic.engine import Engine
+from pillow_mcquic.windows import windows
 
 from .conftest import psnr
 
@@ -100,7 +102,7 @@ def test_writing_does_not_touch_the_input(small: Image.Image) -> None:
 @pytest.mark.parametrize(("h", "w", "positions"), [(1, 1, 99), (5, 300, 8), (300, 5, 64), (75, 100, 256), (60, 96, 0)])
 def test_windows_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -> None:
     seen = np.zeros((1, 1, h, w), int)
-    for inner, outer in codec.windows(h, w, positions, reach):
+    for inner, outer in windows(h, w, positions, reach):
         seen[inner] += 1
         assert 0 < seen[inner].size <= max(1, positions)
         margins = [(i.start - o.start, o.stop - i.stop) for i, o in zip(inner[2:], outer[2:], strict=True)]
@@ -110,7 +112,7 @@ def test_windows_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -
 
 def test_a_grid_is_cut_where_the_margins_are_least() -> None:
     def cut(*arguments: int) -> list[tuple[slice, slice]]:
-        return [inner[2:] for inner, _ in codec.windows(*arguments)]
+        return [inner[2:] for inner, _ in windows(*arguments)]
 
     assert cut(60, 96, 8192, 7) == [(slice(0, 60), slice(0, 96))]
     assert cut(100, 100, 5000, 7) == [(slice(0, 50), slice(0, 100)), (slice(50, 100), slice(0, 100))]
@@ -120,7 +122,7 @@ def test_a_grid_is_cut_where_the_margins_are_least() -> None:
 def test_tiles_give_the_untiled_result(photo: Image.Image, float32: None) -> None:
     pixels = np.asarray(photo)[:400, :]
     loaded = codec.load_weights(weights.default_id())
-    whole, tiled = (codec.Engine(loaded, tile_positions=n) for n in (1 << 20, 150))
+    whole, tiled = (Engine(loaded, tile_positions=n) for n in (1 << 20, 150))
     whole.strip_positions = 1 << 20
     (codes, classes), (tiled_codes, _) = whole.quantise(pixels, 1024), tiled.quantise(pixels, 1024)
     for a, b in zip(codes, tiled_codes, strict=True):
@@ -134,7 +136,7 @@ def test_tiles_give_the_untiled_result(photo: Image.Image, float32: None) -> Non
 
 
 def test_stream_gives_the_codes_back(photo: Image.Image) -> None:
-    engine = codec.Engine(codec.load_weights(weights.default_id()))
+    engine = Engine(codec.load_weights(weights.default_id()))
     pixels = np.asarray(photo)[:200, :300]
     codes, classes = engine.quantise(pixels, 900)
     header = Header(300, 200, "RGB", 900, engine.weights.id)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from pillow_mcquic import codec, container, runtime
+from pillow_mcquic.engine import Engine
 
 from .instruction_sets import INSTRUCTION_SETS
 
@@ -41,7 +42,7 @@ FILES = {
 def codes_digest(path: Path) -> str:
     """SHA-256 over the little-endian int16 codes of a file."""
     parsed = container.read(io.BytesIO(path.read_bytes()))
-    engine = codec.Engine(codec.load_weights(parsed.header.model))
+    engine = Engine(codec.load_weights(parsed.header.model))
     digest = hashlib.sha256()
     for codes in engine.read_stream(parsed.codes, parsed.header)[0]:
         digest.update(codes.astype("<i2").tobytes())

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pillow_mcquic import codec, weights
+from pillow_mcquic.engine import Engine
 from pillow_mcquic.model import layers
 from pillow_mcquic.model.class_networks import ClassNetwork, ContextNetwork, log_energy, short
 from pillow_mcquic.model.cost import measure
@@ -44,21 +45,8 @@ from pillow_mcquic.model.prior import (
     pad,
     with_bias,
 )
-from pillow_mcquic.model.quantiser import (
-    FIRST_STEP_CLASS,
-    Bank,
-    Choice,
-    Codebooks,
-    Costs,
-    Rates,
-    group_of,
-    largest_product,
-    lattice,
-    nearest,
-    pick,
-    runs,
-    search,
-)
+from pillow_mcquic.model.quantiser import FIRST_STEP_CLASS, Bank, Codebooks, Costs, group_of, lattice
+from pillow_mcquic.model.search import Choice, Rates, largest_product, nearest, pick, runs, search
 from pillow_mcquic.training.objective import fractional_steps
 
 
@@ -682,7 +670,7 @@ def test_phase_means_come_from_the_positions_around_of_earlier_phases(loaded: we
 
 
 def test_the_decoder_finds_the_phase_means_of_the_encoder(loaded: weights.Weights) -> None:
-    engine = codec.Engine(loaded, torch.device("cpu"))
+    engine = Engine(loaded, torch.device("cpu"))
     engine.model = random_phase_means(loaded)
     quality = torch.tensor([3.0])
     x = torch.randn(2, 8, 7, 10, generator=torch.Generator().manual_seed(9)) * 5

@@ -11,6 +11,7 @@ from PIL import Image
 
 import pillow_mcquic
 from pillow_mcquic import codec, container
+from pillow_mcquic.engine import Engine
 from pillow_mcquic.model.network import PREVIEW_BANKS
 
 from .conftest import psnr, to_bytes
@@ -67,7 +68,7 @@ def test_other_scales_are_refused(scale: object, cut: Image.Image) -> None:
 @pytest.mark.parametrize(("scale", "banks"), PREVIEW_BANKS.items())
 def test_preview_reads_only_the_banks_it_needs(scale: int, banks: int, cut: Image.Image) -> None:
     file = container.read(io.BytesIO(to_bytes(cut)))
-    engine = codec.Engine(codec.load_weights(file.header.model))
+    engine = Engine(codec.load_weights(file.header.model))
     every, _ = engine.read_stream(file.codes, file.header)
     some, _ = engine.read_stream(file.codes, file.header, scale)
     symbols = sum(bank.symbols for bank in engine.weights.config.level1[:banks])

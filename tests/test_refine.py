@@ -15,7 +15,7 @@ from PIL import Image
 import pillow_mcquic
 from pillow_mcquic import cli, codec, container, refine, runtime, weights
 from pillow_mcquic.adapters.torch import encode_tensor
-from pillow_mcquic.codec import Engine
+from pillow_mcquic.engine import Engine
 
 from .conftest import from_bytes, psnr, to_bytes
 

@@ -20,7 +20,8 @@ from pillow_mcquic.coder import normalise_counts, pack_counts
 from pillow_mcquic.model import distortion
 from pillow_mcquic.model.distortion import Distortion, ms_ssim
 from pillow_mcquic.model.network import Config
-from pillow_mcquic.model.quantiser import Bank, Codebooks, Rates, group_of
+from pillow_mcquic.model.quantiser import Bank, Codebooks, group_of
+from pillow_mcquic.model.search import Rates
 from pillow_mcquic.training import start
 from pillow_mcquic.training.data import Crops, find_photos, klt, random_crop
 from pillow_mcquic.training.export import check_least_cost, export, load_objective

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import codec, container, runtime, weights
-from ..codec import Engine
 from ..container import File, Header
+from ..engine import Engine
 from ..model.network import Config
 
 LEVELS = (1, 2, 3)
@@ -97,13 +97,13 @@ def encode_tensor(
     `pillow_mcquic.encode`; above 1 pictures are refined one by one.  Raises ValueError for another shape, type, quality
     or effort.
     """
-    fixed, effort = codec.quality_in_256ths(quality), codec.check_effort(effort)
+    fixed, rounds = codec.quality_in_256ths(quality), codec.REFINEMENT_ROUNDS[codec.check_effort(effort)]
     if not isinstance(images, Tensor):
-        return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
+        return [_encode(image[None], fixed, rounds)[0] for image in map(_checked, images)]
     images = _checked(images)
     if images.ndim == 4:
-        return _encode(images, fixed, effort)
-    return _encode(images[None], fixed, effort)[0]
+        return _encode(images, fixed, rounds)
+    return _encode(images[None], fixed, rounds)[0]
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
+def _encode(images: Tensor, quality: int, rounds: int) -> list[bytes]:
     """(B, 3, H, W) uint8 -> a file each."""
     engine = Engine(codec.load_weights(weights.default_id()), runtime.device(images.device))
     height, width = images.shape[2:]
@@ -122,7 +122,7 @@ def _encode(images: Tensor, quality: int, effort: int) -> list[bytes]:
     header = Header(width, height, "RGB", quality, engine.weights.id)
     files = []
     for part in torch.split(images, _batch(engine, (len(rows), len(columns)))):
-        found = engine.quantise_images(part[:, :, rows][:, :, :, columns], quality, effort)
+        found = engine.quantise_images(part[:, :, rows][:, :, :, columns], quality, rounds)
         codes, classes = ([level.cpu().numpy() for level in both] for both in found)
         for i in range(len(part)):
             stream = engine.write_stream([level[i] for level in codes], [level[i] for level in classes])

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import codec, weights
+from .. import weights
 from ..coder import TOTAL_BITS, normalise_counts, pack_counts, unpack_counts
 from ..container import MAX_SQUARES_PER_BYTE, QUALITY_ONE, Header
+from ..engine import Engine
 from ..model.class_networks import ContextNetwork
 from ..model.layers import to_patches
 from ..model.network import PREVIEW_BANKS
@@ -89,7 +90,7 @@ def learned_tables(level: int, tables: LevelTables) -> Arrays:
 class Counter:
     """Counts what the deployed encoder would write, table by table."""
 
-    def __init__(self, engine: codec.Engine, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(self, engine: Engine, shapes: dict[str, tuple[int, ...]]) -> None:
         self.engine = engine
         self.counts = {name: np.zeros(shape) for name, shape in shapes.items()}
 
@@ -116,7 +117,7 @@ class Counter:
 class PreviewFit:
     """Least squares for `Model.previews`: box-filtered full decodes from codes and features."""
 
-    def __init__(self, engine: codec.Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.products: dict[int, list[torch.Tensor]] = {}
 
@@ -192,7 +193,7 @@ def export(
     photos = data.load_photos(photos_folder, 16)  # of at least one square of the grid
     val = data.load_validation(val_folder) if val_folder else []
     # never written, so it has no id
-    engine = codec.Engine(weights.build(config_text, {**arrays, **provisional}, b""), torch.device("cpu"))
+    engine = Engine(weights.build(config_text, {**arrays, **provisional}, b""), torch.device("cpu"))
     counter = Counter(engine, {name: p.shape for name, p in learned.items()})
     previews = PreviewFit(engine)
     rng = np.random.default_rng(0)
@@ -221,7 +222,7 @@ def check_bytes(
     objective: Objective, settings: Settings, made: weights.Weights, photos: list[NDArray[np.uint8]]
 ) -> None:
     """Print estimated against real bits per pixel over photos; ValueError beyond the tolerance."""
-    engine = codec.Engine(made, torch.device("cpu"))
+    engine = Engine(made, torch.device("cpu"))
     qualities = (1, 3, 5, 8)
     estimate = validate(objective, settings, photos, torch.device("cpu"), qualities)["bpp"]
     rates = []

@@ -14,20 +14,12 @@ from torch import Tensor
 
 from ..model.class_networks import ClassNetwork, context_networks, log_energy
 from ..model.distortion import QUALITIES
+from ..model.expectation import expected_gradient
 from ..model.layers import at_quality, initialise, per_channel
 from ..model.network import MEAN_SCALE, PHASES, Config, Model, at_phase
 from ..model.prior import WORD_ONE
-from ..model.quantiser import (
-    FIRST_STEP_CLASS,
-    Choice,
-    Codebooks,
-    Quantiser,
-    Rates,
-    expected_gradient,
-    group_of,
-    pick,
-    search,
-)
+from ..model.quantiser import FIRST_STEP_CLASS, Codebooks, Quantiser, group_of
+from ..model.search import Choice, Rates, pick, search
 
 FIRST_LOG_SCALE, LOG_SCALE_STEP = -3.5, 0.4  # class s stands for residuals of scale exp(-3.5 + 0.4 s)
 STUDENT_NU = 3.0
@@ -61,7 +53,7 @@ def fractional_steps(codebooks: Codebooks, classes: Tensor) -> Tensor:
 
 
 class ExpectedWord(torch.autograd.Function):
-    """The chosen word of a bank's last stage, with the gradient of `quantiser.expected_gradient`."""
+    """The chosen word of a bank's last stage, with the gradient of `expectation.expected_gradient`."""
 
     @staticmethod
     def forward(
