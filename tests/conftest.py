@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pillow_mcquic  # noqa: F401  (registers the format)
+from pillow_mcquic import runtime  # registers the format too
 
 PHOTO = Path(__file__).parent / "images" / "parrots.png"
 
@@ -34,6 +34,12 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio, dB."""
     mse = np.square(np.asarray(a, float) - np.asarray(b, float)).mean()
     return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+
+
+@pytest.fixture(autouse=True)
+def configured_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards, whatever device and precision a test configures."""
+    monkeypatch.setattr(runtime, "_options", dict(runtime._options))
 
 
 @pytest.fixture(autouse=True)

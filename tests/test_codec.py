@@ -20,10 +20,8 @@ from .conftest import psnr
 
 
 @pytest.fixture
-def float32():
+def float32() -> None:
     runtime.configure(precision="float32")
-    yield
-    runtime.configure(precision="auto")
 
 
 @pytest.mark.parametrize(
@@ -63,13 +61,10 @@ def test_quality_rises_with_its_number(photo: Image.Image) -> None:
 def test_reduced_precision_costs_no_more_than_rounding(photo: Image.Image) -> None:
     crop = photo.crop((200, 100, 520, 356))
     found = {}
-    try:
-        for precision in ("float32", "bfloat16"):
-            runtime.configure(precision=precision)
-            data = pillow_mcquic.encode(np.asarray(crop), quality=8)
-            found[precision] = len(data), psnr(crop, Image.fromarray(pillow_mcquic.decode(data)))
-    finally:
-        runtime.configure(precision="auto")
+    for precision in ("float32", "bfloat16"):
+        runtime.configure(precision=precision)
+        data = pillow_mcquic.encode(np.asarray(crop), quality=8)
+        found[precision] = len(data), psnr(crop, Image.fromarray(pillow_mcquic.decode(data)))
     (size, best), (size_16, psnr_16) = found["float32"], found["bfloat16"]
     assert size_16 == pytest.approx(size, rel=0.005)
     assert psnr_16 > best - 0.08

@@ -124,10 +124,7 @@ def test_products_are_asked_for_by_thread() -> None:
 def test_a_model_that_multiplied_bytes_can_be_copied(small: Image.Image) -> None:
     loaded = codec.load_weights(weights.default_id())
     runtime.configure(precision="int8")
-    try:
-        pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small)))
-    finally:
-        runtime.configure(precision="auto")
+    pillow_mcquic.decode(pillow_mcquic.encode(np.asarray(small)))
     for copied in (copy.deepcopy(loaded.model), pickle.loads(pickle.dumps(loaded.model))):
         for mine, other in zip(loaded.model.state_dict().values(), copied.state_dict().values(), strict=True):
             assert torch.equal(mine, other)
@@ -138,13 +135,10 @@ def test_a_model_that_multiplied_bytes_can_be_copied(small: Image.Image) -> None
 def test_bytes_cost_little(effort: int, quality: int, photo: Image.Image) -> None:
     crop = photo.crop((200, 100, 520, 356))
     found = {}
-    try:
-        for precision in ("float32", "int8"):
-            runtime.configure(precision=precision)
-            data = pillow_mcquic.encode(np.asarray(crop), quality=quality, effort=effort)
-            found[precision] = len(data), psnr(crop, Image.fromarray(pillow_mcquic.decode(data)))
-    finally:
-        runtime.configure(precision="auto")
+    for precision in ("float32", "int8"):
+        runtime.configure(precision=precision)
+        data = pillow_mcquic.encode(np.asarray(crop), quality=quality, effort=effort)
+        found[precision] = len(data), psnr(crop, Image.fromarray(pillow_mcquic.decode(data)))
     (size, best), (size_8, psnr_8) = found["float32"], found["int8"]
     assert size_8 == pytest.approx(size, rel=0.01)
     assert best - 0.15 < psnr_8 < best + 0.05
@@ -168,8 +162,5 @@ def test_bytes_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert not runtime.int8_native(CPU)
     runtime.configure(precision="int8")
-    try:
-        with pytest.raises(ValueError, match="precision 'int8' was asked for, but cpu has no products of bytes"):
-            runtime.precision(CPU)
-    finally:
-        runtime.configure(precision="auto")
+    with pytest.raises(ValueError, match="precision 'int8' was asked for, but cpu has no products of bytes"):
+        runtime.precision(CPU)

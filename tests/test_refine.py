@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from .conftest import from_bytes, psnr, to_bytes
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def engine() -> Engine:
     runtime.configure(precision="float32")
-    yield Engine(codec.load_weights(weights.default_id()))
-    runtime.configure(precision="auto")
+    return Engine(codec.load_weights(weights.default_id()))
 
 
 def cost(picture: Image.Image, data: bytes, quality: int) -> float:
