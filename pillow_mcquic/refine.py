@@ -11,6 +11,8 @@ the same length for all (Adam's) needs twice as many rounds (docs/training-log.m
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ from . import coder
 from .engine import TILE_POSITIONS, Engine
 from .model import int8
 from .model.layers import unit_range
-from .windows import magnified, windows, within
+from .model.ms_ssim import Original
+from .windows import Window, magnified, windows, within
 
 RATE, LAST_RATE = 0.06, 0.012  # steps that a slope of one bit a step moves a latent, in the first and the last round
 MEMORY = 0.8  # of the running mean of squared slopes
@@ -35,11 +38,11 @@ def refine(
     classes of levels 1, 2, 3 as `Engine.quantise_images` gives them; rounds: 2 or more.  Takes 40 bytes a pixel.
     """
     model, q = engine.model, engine._quality(quality)
-    size = (scaled.shape[2], scaled.shape[3])
     mine, kinds = codes[0], classes[0]
     best, least = (mine, kinds), float("inf")
     # gradients are float32's or bfloat16's, so what is compared with them is too
     with torch.inference_mode(False), torch.no_grad(), engine.networks(), int8.products(False):
+        seen = views(engine, image)
         scaled = scaled.clone()  # what was made in inference mode may not change out of it
         squares = torch.zeros_like(scaled)
         parts = torch.split(scaled, model.quantiser1.channel_split, 1)
@@ -52,7 +55,7 @@ def refine(
         for done in range(rounds + 1):
             last = done == rounds
             start = engine.first_bank(mine, kinds, q)
-            distortion, gradient = distort(engine, image, mine, kinds, start, features, q, want_gradient=not last)
+            distortion, gradient = distort(engine, seen, mine, kinds, start, features, q, want_gradient=not last)
             symbols, rows = (t[0].flatten(1).cpu().numpy() for t in (mine, kinds))
             encoder = coder.Encoder()
             encoder.write(symbols, rows, engine.weights.tables[0])
@@ -67,13 +70,31 @@ def refine(
             usual = squares.div(1 - MEMORY ** (done + 1)).sqrt_()
             rate = RATE * (LAST_RATE / RATE) ** (done / (rounds - 1))
             scaled -= steps.mul_(slopes).div_(usual.add_(SMALLEST).sqrt_()).mul_(rate)
-            mine, kinds = engine._level_1(assign, hidden, quality, size, len(parts))
+            mine, kinds = engine._level_1(assign, hidden, quality, (scaled.shape[2], scaled.shape[3]), len(parts))
     return [best[0], *codes[1:]], [best[1], *classes[1:]]
+
+
+class View(NamedTuple):
+    """A window of the picture."""
+
+    inner: Window
+    outer: Window  # what synthesis sees of it
+    original: Original
+
+
+def views(engine: Engine, image: Tensor) -> list[View]:
+    """All of a picture, (1, 3, h * 16, w * 16) uint8, in windows."""
+    h, w = (side // 16 for side in image.shape[2:])
+    positions = min(engine.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
+    return [
+        View(inner, outer, Original(unit_range(image[magnified(inner, 16)])))
+        for inner, outer in windows(h, w, positions, engine.model.synthesis_reach)
+    ]
 
 
 def distort(
     engine: Engine,
-    image: Tensor,
+    seen: list[View],
     codes: Tensor,
     classes: Tensor,
     first: Tensor,
@@ -86,15 +107,13 @@ def distort(
     model, distortion = engine.model, engine.weights.config.distortion
     _, _, h, w = codes.shape
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
-    positions = min(engine.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
-    for inner, outer in windows(h, w, positions, model.synthesis_reach):
+    for inner, outer, original in seen:
         z1 = engine.latent(codes[outer], classes[outer], first[outer], features[outer], quality)
-        x = unit_range(image[magnified(inner, 16)])
         with torch.set_grad_enabled(want_gradient):
             decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], quality)
             decoded = decoded[magnified(within(inner, outer), 16)]
-            with torch.autocast(x.device.type, enabled=False):
-                bits = distortion.of(decoded, x, quality).sum() * (x.shape[2] * x.shape[3])
+            with torch.autocast(decoded.device.type, enabled=False):
+                bits = distortion.of(decoded, original, quality).sum() * decoded[0, 0].numel()
         if want_gradient:
             gradient[outer] += torch.autograd.grad(bits, z1)[0]
         total += float(bits.detach())

@@ -15,6 +15,7 @@ import pillow_mcquic
 from pillow_mcquic import cli, codec, container, refine, runtime, weights
 from pillow_mcquic.adapters.torch import encode_tensor
 from pillow_mcquic.engine import Engine
+from pillow_mcquic.model.ms_ssim import Original
 
 from .conftest import from_bytes, psnr, to_bytes
 
@@ -31,7 +32,7 @@ def cost(picture: Image.Image, data: bytes, quality: int) -> float:
         torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 for image in (picture, from_bytes(data))
     )
     distortion = codec.load_weights(weights.default_id()).config.distortion
-    return 8 * len(data) / x[0, 0].numel() + distortion.of(decoded, x, torch.tensor([float(quality)])).item()
+    return 8 * len(data) / x[0, 0].numel() + distortion.of(decoded, Original(x), torch.tensor([float(quality)])).item()
 
 
 @pytest.mark.parametrize("quality", [2, 6])
@@ -120,11 +121,12 @@ def test_gradient_of_the_distortion_is_that_of_the_decoder(engine: Engine, photo
     with torch.no_grad():
         features = engine.features(codes, classes, q)
         first = engine.first_bank(codes[0], classes[0], q)
-        here, gradient = refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=True)
+        seen = refine.views(engine, image)
+        here, gradient = refine.distort(engine, seen, codes[0], classes[0], first, features, q, want_gradient=True)
         move = -1e-4 * gradient / gradient.abs().max()
         latent = engine.latent
         engine.latent = lambda *given: latent(*given) + move  # type: ignore[method-assign]
-        there, none = refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=False)
+        there, none = refine.distort(engine, seen, codes[0], classes[0], first, features, q, want_gradient=False)
     assert there - here == pytest.approx(float((gradient * move).sum()), rel=0.05)
     assert there < here
     assert not none.any()
@@ -140,7 +142,8 @@ def test_gradient_does_not_depend_on_tiles(engine: Engine, photo: Image.Image) -
         found = []
         for positions in (8192, 20):
             engine.tile_positions = positions
-            found.append(refine.distort(engine, image, codes[0], classes[0], first, features, q, want_gradient=True))
+            seen = refine.views(engine, image)
+            found.append(refine.distort(engine, seen, codes[0], classes[0], first, features, q, want_gradient=True))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-3 * float(found[0][1].abs().max()))
 

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from pillow_mcquic.coder import normalise_counts, pack_counts
-from pillow_mcquic.model import distortion
-from pillow_mcquic.model.distortion import Distortion, ms_ssim
+from pillow_mcquic.model import ms_ssim
+from pillow_mcquic.model.distortion import Distortion
+from pillow_mcquic.model.ms_ssim import Original
 from pillow_mcquic.model.network import Config
 from pillow_mcquic.model.quantiser import Bank, Codebooks, group_of
 from pillow_mcquic.model.search import Rates
@@ -167,17 +168,18 @@ def test_gradients_are_limited_and_lost_when_not_finite(value: float, limited: l
 
 def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
     x = torch.from_numpy(np.array(photo.crop((0, 0, 192, 176)))).permute(2, 0, 1)[None].float() / 255
+    original, narrow = Original(x), Original(x[..., :160])
     darker = (x - 0.02).clamp(0, 1)  # MS-SSIM hardly minds, MSE does
     noisy = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     mse, half, msssim = (Distortion(0.01, 0.02, share, 0) for share in (0.0, 0.5, 1.0))
     one = torch.ones(1)
-    assert half.of(x, x, one).abs() < 1e-4
-    assert mse.of(darker, x, one).item() == pytest.approx(0.01 * 0.02**2 * 255**2, rel=0.1)
-    assert mse.of(darker, x, 8 * one).item() == pytest.approx(0.02 * 0.02**2 * 255**2, rel=0.1)
-    assert msssim.of(darker, x, one) < 0.2 * msssim.of(noisy, x, one)
-    mean = (mse.of(noisy, x, one) + msssim.of(noisy, x, one)) / 2
-    assert torch.allclose(half.of(noisy, x, one), mean)
-    assert torch.equal(*(d.of(noisy[..., :160], x[..., :160], one) for d in (half, mse)))  # too small for MS-SSIM
+    assert half.of(x, original, one).abs() < 1e-4
+    assert mse.of(darker, original, one).item() == pytest.approx(0.01 * 0.02**2 * 255**2, rel=0.1)
+    assert mse.of(darker, original, 8 * one).item() == pytest.approx(0.02 * 0.02**2 * 255**2, rel=0.1)
+    assert msssim.of(darker, original, one) < 0.2 * msssim.of(noisy, original, one)
+    mean = (mse.of(noisy, original, one) + msssim.of(noisy, original, one)) / 2
+    assert torch.allclose(half.of(noisy, original, one), mean)
+    assert torch.equal(*(d.of(noisy[..., :160], narrow, one) for d in (half, mse)))  # too small for MS-SSIM
 
 
 def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
@@ -185,22 +187,30 @@ def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
 
     x = torch.from_numpy(np.array(photo.crop((400, 100, 656, 305)))).permute(2, 0, 1)[None].float() / 255
     blurred = torch.nn.functional.avg_pool2d(x, 3, 1, padding=1, count_include_pad=False).requires_grad_()
-    figure, full = ms_ssim(blurred, x), pytorch_msssim.ms_ssim(blurred, x, data_range=1.0)
+    figure, full = ms_ssim.ms_ssim(blurred, Original(x)), pytorch_msssim.ms_ssim(blurred, x, data_range=1.0)
     assert figure.item() == pytest.approx(full.item(), abs=5e-4)
     ours, theirs = (torch.autograd.grad(figure, blurred)[0] for figure in (figure.sum(), full))
     assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 0.995
-    assert ms_ssim(x, x).item() == pytest.approx(1)
+    assert ms_ssim.ms_ssim(x, Original(x)).item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("size", [(401, 512), (777, 431), (64, 1000)])
-def test_long_rows_are_blurred_in_pieces_as_in_one(
+def test_windows_in_bands_are_those_taken_at_once(
     size: tuple[int, int], stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(1))
-    in_pieces = distortion.blur(x, stride)
-    monkeypatch.setattr(distortion, "SHORT_ROW", 1000)
-    assert torch.allclose(in_pieces, distortion.blur(x, stride), atol=1e-6)
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 1, 2, *size, generator=generator)
+    a.requires_grad_()
+    monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 32)
+    banded = torch.stack(ms_ssim.Means.apply(a, b, stride))
+    monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 1000)
+    whole = ms_ssim.means(lambda rows: torch.stack([a, a * a, a * b])[..., rows, :], size[0], stride)
+    weights = torch.linspace(-1, 1, whole.numel()).view(whole.shape)
+    slope, expected = (torch.autograd.grad((x * weights).sum(), a)[0] for x in (banded, whole))
+    assert banded.shape == (3, 1, 2, *((side - 11) // stride + 1 for side in reversed(size)))
+    assert torch.allclose(banded, whole, atol=1e-6)
+    assert torch.allclose(slope, expected, atol=1e-5)
 
 
 def test_share_of_msssim_may_fall_with_quality() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..model.distortion import LEAST_SIDE
+from ..model.ms_ssim import LEAST_SIDE
 
 MOST_LOADERS = 8  # 128 crops of 384 take one 0.8 s
 PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.distortion import QUALITIES
+from ..model.ms_ssim import Original
 from . import data, start
 from .muon import Muon
 from .objective import Objective, new_objective
@@ -283,7 +284,7 @@ def train(
             decoded, bits, codebook_loss = module(x, quality)
         area = x[0, 0].numel()  # pixels of a crop
         rate = bits.sum(0) / area
-        distortion = settings.model.distortion.of(decoded.float(), x, quality)
+        distortion = settings.model.distortion.of(decoded.float(), Original(x), quality)
         cost = relative_cost(rate + distortion, quality, settings)
         codebook_loss = codebook_loss / (len(x) * area)
         loss = cost.mean() + settings.codebook_loss * codebook_loss
