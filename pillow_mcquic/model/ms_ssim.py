@@ -22,7 +22,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 STRIDES = (4, 2, 1, 1, 1)
 LEAST_SIDE = 161  # of a picture that has an MS-SSIM
 BAND = 32  # rows, or columns, whose windows are taken at once
-SHORT_SIDE = 400  # up to here all of them are (crops in training), as calls would take longer than the zeros between
+SHORT_SIDE = 100  # up to here all of them are: calls would take longer than the zeros in a larger matrix
 
 
 class Original:
@@ -55,11 +55,11 @@ def ms_ssim(picture: Tensor, original: Original) -> Tensor:
     for i, (stride, (b, mean_b, square_b)) in enumerate(zip(STRIDES, original.scales, strict=True)):
         a = halved(a) if i else a
         mean_a, square_a, product = Means.apply(a, b, stride)  # type: ignore[no-untyped-call]
-        means = mean_a * mean_b
+        across = mean_a * mean_b
         squares = mean_a.square() + mean_b.square()
-        factor = (2 * (product - means) + C2) / (square_a + square_b - squares + C2)
+        factor = (2 * (product - across) + C2) / (square_a + square_b - squares + C2)
         if i == len(STRIDES) - 1:
-            factor = factor * (2 * means + C1) / (squares + C1)
+            factor = factor * (2 * across + C1) / (squares + C1)
         factors.append(factor.mean((2, 3)).relu())
     powers = [factor**weight for factor, weight in zip(factors, WEIGHTS, strict=True)]
     result: Tensor = functools.reduce(torch.mul, powers).mean(1)
@@ -138,6 +138,7 @@ def windows(rows: slice, places: slice, stride: int, like: Tensor) -> Tensor:
 
 @functools.lru_cache(64)
 def _windows(places: int, rows: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    at = torch.arange(rows, device=device) - stride * torch.arange(places, device=device)[:, None]
-    line = torch.exp((at - WINDOW // 2).square().to(dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))
-    return line / line.sum(1, keepdim=True)
+    with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
+        at = torch.arange(rows, device=device) - stride * torch.arange(places, device=device)[:, None]
+        line = torch.exp((at - WINDOW // 2).square().to(dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))
+        return line / line.sum(1, keepdim=True)
