@@ -44,11 +44,11 @@ def quality_in_256ths(quality: object) -> int:
     return round(float(quality) * container.QUALITY_ONE)
 
 
-def check_effort(effort: object) -> int:
-    """Check an effort argument; ValueError naming the choice otherwise."""
+def refinement_rounds(effort: object) -> int:
+    """Check an effort argument, 1, 2 or 3, and tell what it means; ValueError naming the choice otherwise."""
     if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in REFINEMENT_ROUNDS:
         raise ValueError(f"effort must be 1 (fast), 2 or 3 (best for the bytes), got {effort!r}")
-    return int(effort)
+    return REFINEMENT_ROUNDS[int(effort)]
 
 
 def load_weights(model_id: bytes) -> Weights:
@@ -123,7 +123,7 @@ def encode(
     quality: 1 (smallest) to 8 (best), fractions between; default 4.  Instead of it `target_bpp` (bits per
     pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches) or `max_bytes` (the best
     quality whose file is no larger).  effort: 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes;
-    decoding is the same); above 1 it needs up to 0.8 GB more, and some 40 bytes a pixel.  chunks: payloads of metadata
+    decoding is the same); above 1 it needs up to 0.5 GB more, and 80 bytes a pixel.  chunks: payloads of metadata
     chunks by type (see `container`).
     Raises ValueError for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
@@ -135,7 +135,7 @@ def encode(
     if len(given) > 1:
         raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(given)}")
     fixed = quality_in_256ths(QUALITY_DEFAULT if quality is None else quality)
-    effort = check_effort(effort)
+    wanted = refinement_rounds(effort)
     mode, colours, alpha = split_channels(pixels)
     target = _target_bytes(target_bpp, max_bytes, pixels)
     extra = dict(chunks or {})
@@ -150,9 +150,9 @@ def encode(
     engine = Engine(load_weights(weights.default_id()))
     height, width = colours.shape[:2]
 
-    def at(quality: int, effort: int = effort) -> bytes:
+    def at(quality: int, rounds: int = wanted) -> bytes:
         header = Header(width, height, mode, quality, engine.weights.id)
-        stream = engine.write_stream(*engine.quantise(colours, quality, analysed, REFINEMENT_ROUNDS[effort]))
+        stream = engine.write_stream(*engine.quantise(colours, quality, analysed, rounds))
         return container.write(header, stream, extra)
 
     analysed = None
@@ -161,8 +161,8 @@ def encode(
     if height * width <= SHARED_ANALYSIS_PIXELS:
         analysed = engine.analyse(colours)
     start = SEARCH_START
-    if effort > EFFORT_DEFAULT:  # what is quick to try tells where the slow search begins
-        start, _ = _search(partial(at, effort=EFFORT_DEFAULT), target / REFINED_GROWTH, start)
+    if wanted:  # what is quick to try tells where the slow search begins
+        start, _ = _search(partial(at, rounds=0), target / REFINED_GROWTH, start)
     return _search(at, target, start, strict=max_bytes is not None)[1]
 
 

@@ -37,7 +37,12 @@ def library() -> Any:
     """The range coder's, imported by the first call."""
     import constriction
 
-    return constriction.stream
+    stream = constriction.stream
+    # What its first call sets up, a child forked meanwhile would wait for for ever: here forks wait (`runtime.lock`).
+    model, encoder = stream.model.Categorical(np.ones(2, np.float32), perfect=False), stream.queue.RangeEncoder()
+    encoder.encode(np.zeros(1, np.int32), model)
+    stream.queue.RangeDecoder(encoder.get_compressed()).decode(model, 1)
+    return stream
 
 
 def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""One model on one device: pixels <-> codes <-> code streams, window by window."""
+"""The engine: what the codec does with arrays on a device, window by window, and with streams."""
 
 from __future__ import annotations
 
@@ -96,8 +96,7 @@ class Engine:
     ) -> tuple[Codes, Classes]:
         """(H, W, 3) uint8 -> codes (symbols, rows, columns) int16 and classes of levels 1, 2, 3.
 
-        `analysed`: what `analyse` gave for these pixels, to save doing it again.  rounds: of refinement, 0, or 2 or
-        more.
+        `analysed`: what `analyse` gave for these pixels, to save doing it again.  rounds: of refinement.
         """
         with self.torch.inference_mode(), self.networks():
             if analysed is None:

@@ -35,7 +35,7 @@ def refine(
     """Codes and classes, those of level 1 refined: bits and distortion together are no more than before.
 
     image: (1, 3, h * 16, w * 16) uint8; scaled: residuals of level 1 in steps (1, channels, h, w) float32; codes and
-    classes of levels 1, 2, 3 as `Engine.quantise_images` gives them; rounds: 2 or more.  Takes 40 bytes a pixel.
+    classes of levels 1, 2, 3 as `Engine.quantise_images` gives them; rounds: 1 or more.  Takes some 80 bytes a pixel.
     """
     model, q = engine.model, engine._quality(quality)
     mine, kinds = codes[0], classes[0]
@@ -68,7 +68,7 @@ def refine(
             slopes, steps = expected_slopes(engine, scaled, mine, kinds, start, gradient)
             squares.lerp_(slopes.square(), 1 - MEMORY)
             usual = squares.div(1 - MEMORY ** (done + 1)).sqrt_()
-            rate = RATE * (LAST_RATE / RATE) ** (done / (rounds - 1))
+            rate = RATE * (LAST_RATE / RATE) ** (done / max(1, rounds - 1))
             scaled -= steps.mul_(slopes).div_(usual.add_(SMALLEST).sqrt_()).mul_(rate)
             mine, kinds = engine._level_1(assign, hidden, quality, (scaled.shape[2], scaled.shape[3]), len(parts))
     return [best[0], *codes[1:]], [best[1], *classes[1:]]
@@ -103,7 +103,10 @@ def distort(
     *,
     want_gradient: bool,
 ) -> tuple[float, Tensor]:
-    """Distortion of what the decoder makes of level 1, bits, and its gradient in the quantised y1 (0 unless wanted)."""
+    """Distortion of what the decoder makes of level 1, bits, and its gradient in the quantised y1 (0 unless wanted).
+
+    seen: all of the picture, as of `views`; first: what `Engine.first_bank` makes of the codes.
+    """
     model, distortion = engine.model, engine.weights.config.distortion
     _, _, h, w = codes.shape
     total, gradient = 0.0, engine._floats(1, model.quantiser1.channels, h, w).zero_()
@@ -112,8 +115,7 @@ def distort(
         with torch.set_grad_enabled(want_gradient):
             decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], quality)
             decoded = decoded[magnified(within(inner, outer), 16)]
-            with torch.autocast(decoded.device.type, enabled=False):
-                bits = distortion.of(decoded, original, quality).sum() * decoded[0, 0].numel()
+            bits = distortion.of(decoded, original, quality).sum() * decoded[0, 0].numel()
         if want_gradient:
             gradient[outer] += torch.autograd.grad(bits, z1)[0]
         total += float(bits.detach())

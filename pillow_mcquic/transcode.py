@@ -73,7 +73,7 @@ class Settings:
             raise ValueError(f"bpp must be a positive number of bits per pixel, got {self.bpp!r}")
         if self.min_ssimulacra2 is not None and not self.min_ssimulacra2 < 100:
             raise ValueError(f"min_ssimulacra2 must be below 100, got {self.min_ssimulacra2!r}")
-        codec.check_effort(self.effort)
+        codec.refinement_rounds(self.effort)
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {SCORES}, got {self.score!r}")
         if self.suffix != ".mcq" and files.writable_format(self.suffix) is None:

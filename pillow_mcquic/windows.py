@@ -12,26 +12,6 @@ if TYPE_CHECKING:
 Window = tuple[slice, slice, slice, slice]  # of (B, C, h, w)
 
 
-def tiled(
-    function: Callable[..., Tensor],
-    inputs: Sequence[tuple[Tensor, int]],
-    out: Tensor,
-    scale: int,
-    reach: int,
-    positions: int,
-) -> None:
-    """Run a local function window by window, as if it had seen everything at once.
-
-    inputs: tensors (B, C, h*s, w*s) with their samples s per grid position; the function gets their windows and
-    returns (B, C', h*scale, w*scale) of each window, whose part inside the margin `reach` goes into `out`.
-    `positions` bounds the area on the grid of a window of all B, margin not counted.
-    """
-    B, _, H, W = out.shape
-    for inner, outer in windows(H // scale, W // scale, positions // B, reach):
-        result = function(*(t[magnified(outer, s)] for t, s in inputs))
-        out[magnified(inner, scale)] = result[magnified(within(inner, outer), scale)]
-
-
 def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
     """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`.
 
@@ -74,3 +54,23 @@ def magnified(window: Window, scale: int) -> Window:
 def even_part(length: int, most: int) -> int:
     """Size of the parts when `length` is cut into as few parts of at most `most` as possible, evenly."""
     return -(-length // -(-length // most))
+
+
+def tiled(
+    function: Callable[..., Tensor],
+    inputs: Sequence[tuple[Tensor, int]],
+    out: Tensor,
+    scale: int,
+    reach: int,
+    positions: int,
+) -> None:
+    """Run a local function window by window, as if it had seen everything at once.
+
+    inputs: tensors (B, C, h*s, w*s) with their samples s per grid position; the function gets their windows and
+    returns (B, C', h*scale, w*scale) of each window, whose part inside the margin `reach` goes into `out`.
+    `positions` bounds the area on the grid of a window of all B, margin not counted.
+    """
+    B, _, H, W = out.shape
+    for inner, outer in windows(H // scale, W // scale, positions // B, reach):
+        result = function(*(t[magnified(outer, s)] for t, s in inputs))
+        out[magnified(inner, scale)] = result[magnified(within(inner, outer), scale)]

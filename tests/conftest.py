@@ -1,4 +1,4 @@
-"""Pictures the tests share: crops of one photo that the repository ships."""
+"""What tests share: crops of one photo that the repository ships, settings put back, random numbers."""
 
 from __future__ import annotations
 
@@ -74,4 +74,9 @@ def picking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("pillow_mcquic.model.search.PICKING", {"cpu"} if request.param else set())
     for module in ("search", "expectation"):
         monkeypatch.setattr(f"pillow_mcquic.model.{module}.WIDE_CHUNK", 128)
+    import torch
+
+    from pillow_mcquic.model import search
+
+    assert search.picks(torch.device("cpu")) == request.param
     return bool(request.param)

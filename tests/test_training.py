@@ -194,6 +194,25 @@ def test_msssim_of_few_windows_is_that_of_all(photo: Image.Image) -> None:
     assert ms_ssim.ms_ssim(x, Original(x)).item() == pytest.approx(1)
 
 
+def test_msssim_of_a_batch_is_that_of_each(photo: Image.Image) -> None:
+    x = torch.stack([torch.from_numpy(np.array(photo.crop((at, 60, at + 208, 236)))) for at in (0, 400)])
+    x = x.permute(0, 3, 1, 2).float() / 255
+    noisy = x + torch.tensor([0.01, 0.05])[:, None, None, None] * torch.randn(x.shape)
+    each = [ms_ssim.ms_ssim(noisy[i : i + 1], Original(x[i : i + 1])) for i in range(2)]
+    assert each[0] > each[1] + 0.01
+    assert torch.allclose(ms_ssim.ms_ssim(noisy, Original(x)), torch.cat(each), atol=1e-6)
+
+
+def test_an_original_is_the_same_whoever_asks_first(photo: Image.Image) -> None:
+    x = torch.from_numpy(np.array(photo.crop((0, 60, 208, 236)))).permute(2, 0, 1)[None].float() / 255
+    original = Original(x)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        first = ms_ssim.ms_ssim(x + 0.01, original)
+    again = ms_ssim.ms_ssim((x + 0.01).requires_grad_(), original)
+    again.sum().backward()
+    assert first.item() == pytest.approx(again.item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("size", [(401, 512), (777, 431), (64, 1000)])
 def test_windows_in_bands_are_those_taken_at_once(
@@ -204,10 +223,11 @@ def test_windows_in_bands_are_those_taken_at_once(
     a.requires_grad_()
     monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 32)
     banded = torch.stack(ms_ssim.Means.apply(a, b, stride))
+    weights = torch.linspace(-1, 1, banded.numel()).view(banded.shape)
+    slope = torch.autograd.grad((banded * weights).sum(), a)[0]
     monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 1000)
     whole = ms_ssim.means(lambda rows: torch.stack([a, a * a, a * b])[..., rows, :], size[0], stride)
-    weights = torch.linspace(-1, 1, whole.numel()).view(whole.shape)
-    slope, expected = (torch.autograd.grad((x * weights).sum(), a)[0] for x in (banded, whole))
+    expected = torch.autograd.grad((whole * weights).sum(), a)[0]
     assert banded.shape == (3, 1, 2, *((side - 11) // stride + 1 for side in reversed(size)))
     assert torch.allclose(banded, whole, atol=1e-6)
     assert torch.allclose(slope, expected, atol=1e-5)

@@ -128,6 +128,17 @@ def test_forks_while_a_thread_loads_the_model(small_file: bytes) -> None:
     assert out.stdout.decode().strip() == str([7] * 8)
 
 
+def test_the_range_coder_is_set_up_where_forks_wait() -> None:
+    """A child forked while it sets itself up, in its first call, would wait for ever."""
+    code = (
+        "import numpy._core.multiarray as numpys_own; from pillow_mcquic import codec, weights;"
+        "codec.load_weights(weights.default_id());"
+        "print(hasattr(numpys_own, '_RUST_NUMPY_BORROW_CHECKING_API'))"  # where that is kept
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "True"
+
+
 def test_first_decode_imports_no_compiler_and_draws_no_random_numbers(small_file: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.mcq").write_bytes(small_file)
     code = (

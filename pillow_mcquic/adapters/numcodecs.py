@@ -22,7 +22,7 @@ class Mcq(Codec):  # type: ignore[misc]
 
     def __init__(self, level: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT) -> None:
         codec.quality_in_256ths(level)
-        codec.check_effort(effort)
+        codec.refinement_rounds(effort)
         self.level = level
         self.effort = effort
 

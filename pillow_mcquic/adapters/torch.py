@@ -97,7 +97,7 @@ def encode_tensor(
     `pillow_mcquic.encode`; above 1 pictures are refined one by one.  Raises ValueError for another shape, type, quality
     or effort.
     """
-    fixed, rounds = codec.quality_in_256ths(quality), codec.REFINEMENT_ROUNDS[codec.check_effort(effort)]
+    fixed, rounds = codec.quality_in_256ths(quality), codec.refinement_rounds(effort)
     if not isinstance(images, Tensor):
         return [_encode(image[None], fixed, rounds)[0] for image in map(_checked, images)]
     images = _checked(images)

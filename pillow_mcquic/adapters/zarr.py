@@ -28,7 +28,7 @@ class Mcq(ArrayBytesCodec):
 
     def __post_init__(self) -> None:
         codec.quality_in_256ths(self.level)
-        codec.check_effort(self.effort)
+        codec.refinement_rounds(self.effort)
 
     @classmethod
     def from_dict(cls, data: Any) -> Mcq:

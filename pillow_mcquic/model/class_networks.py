@@ -1,6 +1,4 @@
-"""The networks that choose the probability table of every codeword, as they are trained: in float, with the rounding of
-the integers in which `prior.py` runs them, exactly, everywhere.
-"""
+"""The networks that choose the probability table of every codeword, as they are trained; `prior.py` runs them."""
 
 from __future__ import annotations
 

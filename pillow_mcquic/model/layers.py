@@ -47,9 +47,6 @@ def grey_levels(x: Tensor) -> Tensor:
     return x if x.dtype == torch.uint8 else x * 255
 
 
-MIDDLE = 127.5  # of the grey levels; what is left of one without it bfloat16 holds exactly
-
-
 def to_patches(x: Tensor, step: int) -> Tensor:
     """Planes (B, C, H, W) -> patches (B, H / step, W / step, step * step * C), in the order (row, column, channel).
 

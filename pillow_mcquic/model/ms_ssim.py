@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -34,7 +35,8 @@ class Original:
     @functools.cached_property
     def scales(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """At every scale: the picture, and means of it and of its square under windows."""
-        with torch.no_grad():
+        off = torch.autocast(self.picture.device.type, enabled=False)
+        with torch.inference_mode(False), torch.no_grad(), off:  # whatever the first to ask has set
             scales, x = [], self.picture
             for i, stride in enumerate(STRIDES):
                 x = halved(x) if i else x
@@ -52,15 +54,16 @@ def ms_ssim(picture: Tensor, original: Original) -> Tensor:
     picture: (B, C, H, W) float32, about 0..1, sides of `LEAST_SIDE` or more.
     """
     a, factors = picture.contiguous(), []
-    for i, (stride, (b, mean_b, square_b)) in enumerate(zip(STRIDES, original.scales, strict=True)):
-        a = halved(a) if i else a
-        mean_a, square_a, product = Means.apply(a, b, stride)  # type: ignore[no-untyped-call]
-        across = mean_a * mean_b
-        squares = mean_a.square() + mean_b.square()
-        factor = (2 * (product - across) + C2) / (square_a + square_b - squares + C2)
-        if i == len(STRIDES) - 1:
-            factor = factor * (2 * across + C1) / (squares + C1)
-        factors.append(factor.mean((2, 3)).relu())
+    with torch.autocast(picture.device.type, enabled=False):
+        for i, (stride, (b, mean_b, square_b)) in enumerate(zip(STRIDES, original.scales, strict=True)):
+            a = halved(a) if i else a
+            mean_a, square_a, product = Means.apply(a, b, stride)  # type: ignore[no-untyped-call]
+            across = mean_a * mean_b
+            squares = mean_a.square() + mean_b.square()
+            factor = (2 * (product - across) + C2) / (square_a + square_b - squares + C2)
+            if i == len(STRIDES) - 1:
+                factor = factor * (2 * across + C1) / (squares + C1)
+            factors.append(factor.mean((2, 3)).relu())
     powers = [factor**weight for factor, weight in zip(factors, WEIGHTS, strict=True)]
     result: Tensor = functools.reduce(torch.mul, powers).mean(1)
     return result
@@ -86,12 +89,14 @@ class Means(torch.autograd.Function):
         return means(maps, a.shape[2], stride).unbind()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # under autocast, as in refinement, in bfloat16 like the rest of the way back: float32 gained nothing there
         a, b = ctx.saved_tensors
         inner = spread_columns(torch.stack(gradients), a.shape[3], ctx.stride).mT
         result = torch.zeros_like(a)
         for rows, places in bands(a.shape[2], ctx.stride):
-            first, square, product = windows(rows, places, ctx.stride, a).mT @ inner[..., places, :]
+            first, square, product = window_matrix(rows, places, ctx.stride, a).mT @ inner[..., places, :]
             result[..., rows, :] += first.addcmul_(a[..., rows, :], square, value=2).addcmul_(b[..., rows, :], product)
         return result, None, None
 
@@ -99,7 +104,7 @@ class Means(torch.autograd.Function):
 def means(maps: Callable[[slice], Tensor], height: int, stride: int) -> Tensor:
     """Means under Gaussian windows at every `stride`-th place where they fit.
 
-    maps(rows): those rows of (..., height, W).  Returns (..., columns of places, rows of places).
+    maps(rows): those rows of (..., height, W).  Returns (..., columns of places, rows of places), as they come.
     """
     down = mean_columns(maps, height, stride).mT
     return mean_columns(lambda rows: down[..., rows, :], down.shape[-2], stride)
@@ -110,7 +115,7 @@ def mean_columns(maps: Callable[[slice], Tensor], height: int, stride: int) -> T
     parts = []
     for rows, places in bands(height, stride):
         x = maps(rows)
-        parts.append(windows(rows, places, stride, x) @ x)
+        parts.append(window_matrix(rows, places, stride, x) @ x)
     return torch.cat(parts, -2)
 
 
@@ -118,7 +123,7 @@ def spread_columns(x: Tensor, height: int, stride: int) -> Tensor:
     """The transpose of `mean_columns`: (..., places, W) -> (..., height, W)."""
     result = x.new_zeros(*x.shape[:-2], height, x.shape[-1])
     for rows, places in bands(height, stride):
-        result[..., rows, :] += windows(rows, places, stride, x).mT @ x[..., places, :]
+        result[..., rows, :] += window_matrix(rows, places, stride, x).mT @ x[..., places, :]
     return result
 
 
@@ -131,13 +136,13 @@ def bands(height: int, stride: int) -> Iterator[tuple[slice, slice]]:
         yield slice(first * stride, (last - 1) * stride + WINDOW), slice(first, last)
 
 
-def windows(rows: slice, places: slice, stride: int, like: Tensor) -> Tensor:
+def window_matrix(rows: slice, places: slice, stride: int, like: Tensor) -> Tensor:
     """The Gaussian windows of a band as a matrix (places, rows), for tensors as `like`."""
-    return _windows(places.stop - places.start, rows.stop - rows.start, stride, like.dtype, like.device)
+    return _window_matrix(places.stop - places.start, rows.stop - rows.start, stride, like.dtype, like.device)
 
 
 @functools.lru_cache(64)
-def _windows(places: int, rows: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _window_matrix(places: int, rows: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
         at = torch.arange(rows, device=device) - stride * torch.arange(places, device=device)[:, None]
         line = torch.exp((at - WINDOW // 2).square().to(dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))

@@ -1,4 +1,4 @@
-"""The whole model: transforms, residual vector quantisers and means; its class networks are in `class_networks.py`.
+"""The whole model but for its prior: transforms, residual vector quantisers and means.
 
 An image x is analysed into three latents, coarse to fine: y3 at 1/64, y2 at 1/32 and y1 at 1/16 of its
 resolution.  y3 is quantised first; its codewords predict the mean of y2; those of y2 predict the mean of
@@ -6,7 +6,8 @@ y1; the synthesis transform turns y1 and the features met on the way back into p
 of McQuic (Zhu et al., CVPR 2022, arXiv 2203.10897, section 3) with four changes: the latents are residuals
 around predicted means (their conditional mixture, equation 7), those of the largest channels also around what
 is known of their neighbours, a linear KLT shortcut runs beside the networks, and the probability table of
-every codeword is chosen by a class network that sees codewords only.
+every codeword is chosen by a class network that sees codewords only (`class_networks.py` trains them, `prior.py`
+runs them).
 
 Shapes in the comments: B batch, H x W pixels (multiples of 16 here), (h, w) = (H/16, W/16) the level-1 grid;
 each coarser grid is the finer one halved, rounded up.
@@ -26,7 +27,6 @@ from torch import Tensor
 
 from .distortion import QUALITIES, Distortion
 from .layers import (
-    MIDDLE,
     SLOPE,
     Block,
     Down,
@@ -52,6 +52,7 @@ MEAN_SCALE = 4.0  # y2 and y3 are about this many quantiser steps wide at first
 # the first, and largest, channels of y1: the linear shortcut keeps them in float32, as in bfloat16 they would cost
 # whole grey levels, and previews see those of the positions around
 LARGE = 32
+MIDDLE = 127.5  # of the grey levels; what is left of one without it bfloat16 holds exactly
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of
 
 

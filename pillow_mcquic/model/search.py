@@ -1,5 +1,7 @@
 """The encoder's search for codewords: the nearest at the first stages, at the last the best by error and rate.
 
+Beside it what also decoding and training use of words and tables (`pick`, `picks`, `some`, `entries`, `Rates`).
+
 Most vectors end as word 0, and most others as one of the first, shortest words.  On the CPU bounds on what can win pick
 out the few vectors, and the few words, that a search is needed for; the result is that of a search of all.
 """
