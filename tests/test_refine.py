@@ -124,7 +124,7 @@ def test_gradient_of_the_distortion_is_that_of_the_decoder(engine: Engine, photo
         first = engine.first_bank(codes[0], classes[0], q)
         seen = refine.views(engine, image)
         here, gradient = refine.distort(engine, seen, codes[0], classes[0], first, features, q, want_gradient=True)
-        move = -1e-4 * gradient / gradient.abs().max()
+        move = -3e-3 * gradient / gradient.abs().max()
         latent = engine.latent
         engine.latent = lambda *given: latent(*given) + move  # type: ignore[method-assign]
         there, none = refine.distort(engine, seen, codes[0], classes[0], first, features, q, want_gradient=False)
