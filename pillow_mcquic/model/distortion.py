@@ -46,7 +46,7 @@ class Distortion:
 
         decoded: (B, 3, H, W) float32, about 0..1.  Below sides of `LEAST_SIDE` the MSE takes MS-SSIM's share.
         """
-        decoded = decoded.contiguous()  # as the original is
+        decoded = decoded.contiguous()  # as the original is: rows of pixels, one plane after another
         mse = (decoded - original.picture).square().mean((1, 2, 3))
         if min(decoded.shape[2:]) < LEAST_SIDE or self.msssim == self.msssim_growth == 0:
             return self.weight(quality) * mse * 255**2

@@ -53,7 +53,7 @@ def ms_ssim(picture: Tensor, original: Original) -> Tensor:
 
     picture: (B, C, H, W) float32, about 0..1, sides of `LEAST_SIDE` or more.
     """
-    a, factors = picture.contiguous(), []
+    a, factors = picture, []
     with torch.autocast(picture.device.type, enabled=False):
         for i, (stride, (b, mean_b, square_b)) in enumerate(zip(STRIDES, original.scales, strict=True)):
             a = halved(a) if i else a
@@ -96,7 +96,7 @@ class Means(torch.autograd.Function):
         inner = spread_columns(torch.stack(gradients), a.shape[3], ctx.stride).mT
         result = torch.zeros_like(a)
         for rows, places in bands(a.shape[2], ctx.stride):
-            first, square, product = window_matrix(rows, places, ctx.stride, a).mT @ inner[..., places, :]
+            first, square, product = window_matrix(places, ctx.stride, a).mT @ inner[..., places, :]
             result[..., rows, :] += first.addcmul_(a[..., rows, :], square, value=2).addcmul_(b[..., rows, :], product)
         return result, None, None
 
@@ -115,7 +115,7 @@ def mean_columns(maps: Callable[[slice], Tensor], height: int, stride: int) -> T
     parts = []
     for rows, places in bands(height, stride):
         x = maps(rows)
-        parts.append(window_matrix(rows, places, stride, x) @ x)
+        parts.append(window_matrix(places, stride, x) @ x)
     return torch.cat(parts, -2)
 
 
@@ -123,7 +123,7 @@ def spread_columns(x: Tensor, height: int, stride: int) -> Tensor:
     """The transpose of `mean_columns`: (..., places, W) -> (..., height, W)."""
     result = x.new_zeros(*x.shape[:-2], height, x.shape[-1])
     for rows, places in bands(height, stride):
-        result[..., rows, :] += window_matrix(rows, places, stride, x).mT @ x[..., places, :]
+        result[..., rows, :] += window_matrix(places, stride, x).mT @ x[..., places, :]
     return result
 
 
@@ -136,14 +136,15 @@ def bands(height: int, stride: int) -> Iterator[tuple[slice, slice]]:
         yield slice(first * stride, (last - 1) * stride + WINDOW), slice(first, last)
 
 
-def window_matrix(rows: slice, places: slice, stride: int, like: Tensor) -> Tensor:
+def window_matrix(places: slice, stride: int, like: Tensor) -> Tensor:
     """The Gaussian windows of a band as a matrix (places, rows), for tensors as `like`."""
-    return _window_matrix(places.stop - places.start, rows.stop - rows.start, stride, like.dtype, like.device)
+    return _window_matrix(places.stop - places.start, stride, like.dtype, like.device)
 
 
 @functools.lru_cache(64)
-def _window_matrix(places: int, rows: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _window_matrix(count: int, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what is made in inference mode has no place in a gradient
-        at = torch.arange(rows, device=device) - stride * torch.arange(places, device=device)[:, None]
+        first = stride * torch.arange(count, device=device)[:, None]
+        at = torch.arange((count - 1) * stride + WINDOW, device=device) - first
         line = torch.exp((at - WINDOW // 2).square().to(dtype) / (-2 * SIGMA**2)) * ((at >= 0) & (at < WINDOW))
         return line / line.sum(1, keepdim=True)
