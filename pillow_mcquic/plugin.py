@@ -8,8 +8,10 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from . import codec, container, weights
-from .container import COMMENT, DPI, EXIF, ICC, XMP, BadFileError
+from . import codec, weights_files
+from .bitstream import container
+from .bitstream.container import COMMENT, DPI, ICC, METADATA, XMP
+from .errors import BadFileError, NotMcqError
 
 FORMAT = "MCQ"
 # how a Pillow mode is stored; the rest is refused, since converting would lose what the caller has
@@ -44,7 +46,7 @@ class McqImageFile(ImageFile.ImageFile):
         reader = container.Reader(self.fp)
         try:
             header = container.read_header(reader)
-        except container.NotMcqError as error:
+        except NotMcqError as error:
             raise SyntaxError(str(error)) from error
         for chunk in container.read_metadata(reader, header):
             self._take(chunk)
@@ -53,11 +55,11 @@ class McqImageFile(ImageFile.ImageFile):
         payload = container.measure_picture(reader, header)
         # Pillow itself limits width times height, but a picture one pixel wide takes sixteen times that to decode
         if math.prod(header.padded_size) > 2 * header.width * header.height:
-            codec.check_size(header)
-        weights.find(header.model)  # an unknown model is reported by open, not by load
+            codec.check_sizes([header])
+        weights_files.find_decoder(header.model)  # an unknown model is reported by open, not by load
         self._size = header.width, header.height
         self._mode = header.mode
-        self.info["quality"] = header.quality / container.QUALITY_ONE
+        self.info["quality"] = float(header.quality)
         self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
         self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload, 1))]
 
@@ -90,13 +92,10 @@ class McqImageFile(ImageFile.ImageFile):
 
     def _take(self, chunk: container.Chunk) -> None:
         """Put a metadata chunk into `info`; chunks of unknown optional types are skipped."""
-        if chunk.kind in (EXIF, XMP, COMMENT):
-            name = {EXIF: "exif", XMP: "xmp", COMMENT: "comment"}[chunk.kind]
-            self.info[name] = chunk.payload
-        elif chunk.kind == ICC:
-            self.info["icc_profile"] = chunk.payload
-        elif chunk.kind == DPI:
+        if chunk.kind == DPI:
             self.info["dpi"] = container.unpack_dpi(chunk.payload)
+        elif chunk.kind in METADATA:
+            self.info[METADATA[chunk.kind]] = chunk.payload
 
 
 class McqDecoder(ImageFile.PyDecoder):
@@ -116,15 +115,13 @@ class McqDecoder(ImageFile.PyDecoder):
 def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
     """Metadata chunks from save options; ValueError naming the option that cannot be stored."""
     chunks: dict[bytes, bytes] = {}
-    exif = options.get("exif")
-    if isinstance(exif, Image.Exif):
-        exif = exif.tobytes()
-    for name, kind, value in (
-        ("exif", EXIF, exif),
-        ("icc_profile", ICC, options.get("icc_profile", im.info.get("icc_profile"))),
-        ("xmp", XMP, options.get("xmp")),
-        ("comment", COMMENT, options.get("comment")),
-    ):
+    given = {**options, "icc_profile": options.get("icc_profile", im.info.get("icc_profile"))}
+    for kind, name in METADATA.items():
+        value = given.get(name)
+        if kind == DPI:
+            continue
+        if isinstance(value, Image.Exif):
+            value = value.tobytes()
         if value is None or value == b"" or value == "":
             continue
         if isinstance(value, str) and kind in (XMP, COMMENT):
@@ -171,8 +168,6 @@ def to_pixels(im: Image.Image) -> Any:
 
 
 def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
-    from . import codec
-
     options: dict[str, Any] = im.encoderinfo
     if im.width == 0 or im.height == 0:
         raise ValueError(f"cannot save an image of size {im.width}x{im.height} as MCQ")

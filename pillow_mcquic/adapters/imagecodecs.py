@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import codec, container
+from .. import quality
+from ..bitstream import container
 from . import stack
 
 
@@ -23,9 +24,9 @@ class MCQ:
     """Constants of the codec."""
 
     available = True
-    LEVEL_MIN = container.QUALITY_MIN / container.QUALITY_ONE
-    LEVEL_MAX = container.QUALITY_MAX / container.QUALITY_ONE
-    LEVEL_DEFAULT = codec.QUALITY_DEFAULT
+    LEVEL_MIN = float(quality.LOWEST)
+    LEVEL_MAX = float(quality.HIGHEST)
+    LEVEL_DEFAULT = float(quality.DEFAULT)
 
 
 def mcq_version() -> str:

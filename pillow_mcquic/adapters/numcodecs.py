@@ -9,6 +9,7 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_bytes, ensure_ndarray, ndarray_copy
 
 from .. import codec
+from ..quality import DEFAULT, Quality
 from . import stack
 
 
@@ -20,9 +21,9 @@ class Mcq(Codec):  # type: ignore[misc]
 
     codec_id = "mcq"
 
-    def __init__(self, level: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT) -> None:
-        codec.quality_in_256ths(level)
-        codec.refinement_rounds(effort)
+    def __init__(self, level: float = float(DEFAULT), effort: int = codec.EFFORT_DEFAULT) -> None:
+        Quality.parse(level)
+        codec.refinement_iterations(effort)
         self.level = level
         self.effort = effort
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import codec, container
+from .. import codec
+from ..bitstream import container
 
 
 def encode(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -29,7 +30,7 @@ def files(data: bytes) -> list[container.File]:
     source, found = io.BytesIO(data), list[container.File]()
     while not found or source.tell() < len(data):
         found.append(container.read(source))
-        codec.check_size(found[-1].header)
+        codec.check_sizes([found[-1].header])
     return found
 
 

@@ -16,12 +16,16 @@ from typing import cast, overload
 import torch
 from torch import Tensor
 
-from .. import codec, container, runtime, weights
-from ..container import File, Header
-from ..engine import Engine
-from ..model.network import Config
+from .. import codec, weights_files
+from .. import quality as quality_scale
+from ..bitstream import container
+from ..bitstream.coding_order import LEVELS, SQUARE, grids_of
+from ..bitstream.container import File, Header
+from ..engine.decoder import Coded, Decoder
+from ..model.config import Config
+from ..nn.reshape import pad_to_multiple
+from ..quality import Quality
 
-LEVELS = (1, 2, 3)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Source = str | os.PathLike[str] | bytes
 
@@ -33,7 +37,7 @@ def _parsed(source: Source) -> File:
             file = container.read(opened)
     else:
         file = container.read(io.BytesIO(source))
-    codec.check_size(file.header)
+    codec.check_sizes([file.header])
     return file
 
 
@@ -44,40 +48,50 @@ def decode_tensor(source: Sequence[Source], *, device: torch.device | str | None
 def decode_tensor(
     source: Source | Sequence[Source], *, device: torch.device | str | None = None
 ) -> Tensor | list[Tensor]:
-    """Decode an `.mcq` file, given by path or bytes, to uint8 (3, H, W) on a device; several to a list of these.
+    """Decode an `.mcq` file to a tensor, or several to a list of tensors.
 
-    Pictures of equal size and quality go through the networks together.  Grey is decoded to three equal channels, alpha
-    not at all.  device: None is what `pillow_mcquic.configure` says.  Raises what `pillow_mcquic.decode` raises.
+    Pictures of equal size and quality go through the networks together.
+
+    Parameters
+    ----------
+    source : path or bytes of a file, or a sequence of these.
+    device : where to, by default what `pillow_mcquic.configure` says.
+
+    Returns
+    -------
+    uint8 (3, H, W) : grey is decoded to three equal channels, alpha not at all.
+
+    Raises
+    ------
+    What `pillow_mcquic.decode` raises.
     """
     several = not isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike))
     sources = cast(Sequence[Source], source if several else [source])
     files = [_parsed(each) for each in sources]
-    alike: dict[tuple[bytes, bool, int, tuple[int, int]], list[int]] = {}
+    alike: dict[tuple[bytes, bool, Quality, tuple[int, int]], list[int]] = {}
     for i, file in enumerate(files):
         header = file.header
         alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
     decoded: dict[int, Tensor] = {}
     for (model, _, _, size), indices in alike.items():
-        engine = Engine(codec.load_weights(model), runtime.device(device))
-        count = _batch(engine, size)
-        for part in (indices[i : i + count] for i in range(0, len(indices), count)):
-            decoded.update(zip(part, _decode(engine, [files[i] for i in part]), strict=True))
+        decoder = codec.load_decoder(model, device)
+        count = _batch_size(decoder, size)
+        for batch in (indices[i : i + count] for i in range(0, len(indices), count)):
+            decoded.update(zip(batch, _decode(decoder, [files[i] for i in batch]), strict=True))
     return [decoded[i] for i in range(len(files))] if several else decoded[0]
 
 
-def _batch(engine: Engine, size: tuple[int, int]) -> int:
-    """How many pictures of a size, multiples of 16, go through the networks at once, untiled."""
-    return max(1, engine.tile_positions * 256 // (size[0] * size[1]))
+def _batch_size(decoder: Decoder, size: tuple[int, int]) -> int:
+    """How many pictures of a size, multiples of 16, go through the networks at once, in one tile."""
+    return max(1, decoder.device.tile_positions * SQUARE**2 // (size[0] * size[1]))
 
 
-def _decode(engine: Engine, files: list[File]) -> list[Tensor]:
+def _decode(decoder: Decoder, files: list[File]) -> list[Tensor]:
     """Pictures of one model, size, quality and kind of mode -> uint8 (3, H, W) each."""
     header = files[0].header
-    codes, classes = engine.read_streams([file.codes for file in files], header)
-    quality = torch.full(
-        (len(files),), header.quality / container.QUALITY_ONE, dtype=torch.float32, device=engine.device
-    )
-    images = engine.synthesise_images(codes, classes, quality, grey=header.grey).expand(-1, 3, -1, -1)
+    coded = decoder.read([file.codes for file in files], header)
+    quality = decoder.quality_tensor(*[header.quality] * len(files))
+    images = decoder.images(coded, quality, grey=header.grey).expand(-1, 3, -1, -1)
     return [
         image[:, : file.header.height, : file.header.width].contiguous()
         for image, file in zip(images, files, strict=True)
@@ -89,21 +103,32 @@ def encode_tensor(images: Tensor, *, quality: float = ..., effort: int = ...) ->
 @overload
 def encode_tensor(images: Sequence[Tensor], *, quality: float = ..., effort: int = ...) -> list[bytes]: ...
 def encode_tensor(
-    images: Tensor | Sequence[Tensor], *, quality: float = codec.QUALITY_DEFAULT, effort: int = codec.EFFORT_DEFAULT
+    images: Tensor | Sequence[Tensor],
+    *,
+    quality: float = float(quality_scale.DEFAULT),
+    effort: int = codec.EFFORT_DEFAULT,
 ) -> bytes | list[bytes]:
-    """Encode uint8 (3, H, W) to the bytes of an `.mcq` file; (N, 3, H, W), or several (3, H, W), to a list of these.
+    """Encode a picture to the bytes of an `.mcq` file, or several to a list of these.
 
-    The networks run on the device of the tensor, CPU or CUDA, for a batch all pictures together.  effort: as of
-    `pillow_mcquic.encode`; above 1 pictures are refined one by one.  Raises ValueError for another shape, type, quality
-    or effort.
+    The networks run on the device of the tensor, CPU or CUDA, for a batch all pictures together.
+
+    Parameters
+    ----------
+    images : uint8 (3, H, W); (N, 3, H, W), or a sequence of (3, H, W), for several.
+    quality : 1 (smallest) to 8 (best).
+    effort : as of `pillow_mcquic.encode`; above 1 pictures are refined one by one.
+
+    Raises
+    ------
+    ValueError : for another shape, type, quality or effort.
     """
-    fixed, rounds = codec.quality_in_256ths(quality), codec.refinement_rounds(effort)
+    fixed, iterations = Quality.parse(quality), codec.refinement_iterations(effort)
     if not isinstance(images, Tensor):
-        return [_encode(image[None], fixed, rounds)[0] for image in map(_checked, images)]
+        return [_encode(image[None], fixed, iterations)[0] for image in map(_checked, images)]
     images = _checked(images)
     if images.ndim == 4:
-        return _encode(images, fixed, rounds)
-    return _encode(images[None], fixed, rounds)[0]
+        return _encode(images, fixed, iterations)
+    return _encode(images[None], fixed, iterations)[0]
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -114,47 +139,54 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _encode(images: Tensor, quality: int, rounds: int) -> list[bytes]:
+def _encode(images: Tensor, quality: Quality, iterations: int) -> list[bytes]:
     """(B, 3, H, W) uint8 -> a file each."""
-    engine = Engine(codec.load_weights(weights.default_id()), runtime.device(images.device))
+    encoder = codec.load_encoder(images.device)
     height, width = images.shape[2:]
-    rows, columns = (torch.arange(-(-n // 16) * 16, device=images.device).clamp_(max=n - 1) for n in (height, width))
-    header = Header(width, height, "RGB", quality, engine.weights.id)
+    header = Header(width, height, "RGB", quality, encoder.bundle.decoder.id)
+    padded = pad_to_multiple(images, SQUARE)
     files = []
-    for part in torch.split(images, _batch(engine, (len(rows), len(columns)))):
-        found = engine.quantise_images(part[:, :, rows][:, :, :, columns], quality, rounds)
-        codes, classes = ([level.cpu().numpy() for level in both] for both in found)
-        for i in range(len(part)):
-            stream = engine.write_stream([level[i] for level in codes], [level[i] for level in classes])
-            files.append(container.write(header, stream, {}))
+    for batch in torch.split(padded, _batch_size(encoder.decoder, (padded.shape[3], padded.shape[2]))):
+        streams = codec.encode_images(encoder, batch, quality, iterations)
+        files += [container.write(header, stream, {}) for stream in streams]
     return files
 
 
 def read_codes(source: Source) -> dict[int, Tensor]:
-    """The codes of an `.mcq` file, given by path or bytes, without running the networks that make pixels.
+    """The codes of an `.mcq` file, without running the networks that make pixels.
 
-    Returns for each level 1, 2, 3 int16 (groups, stages, rows, columns) on the CPU, rows and columns on the grid of
-    16, 32 or 64 pixels; groups of fewer residual stages than the most have 0 in the others.  A code is the index of a
-    word of its group's and stage's codebook; 0 is the zero word.  Raises what `pillow_mcquic.decode` raises.
+    Parameters
+    ----------
+    source : path or bytes.
+
+    Returns
+    -------
+    For each level 1, 2, 3 int16 (groups, stages, rows, columns) on the CPU, rows and columns on the grid of 16, 32 or
+    64 pixels; groups of fewer residual stages than the most have 0 in the others.  A code is the index of a codeword in
+    the codebook of its group and stage; 0 is the zero codeword.
+
+    Raises
+    ------
+    What `pillow_mcquic.decode` raises.
     """
     file = _parsed(source)
-    engine = Engine(codec.load_weights(file.header.model), runtime.device("cpu"))
-    codes, _ = engine.read_stream(file.codes, file.header)
-    return {level: _by_stage(engine.weights.config, level, torch.from_numpy(codes[level - 1])) for level in LEVELS}
+    decoder = codec.load_decoder(file.header.model, "cpu")
+    coded = decoder.read([file.codes], file.header)
+    return {level: _by_level(decoder.config, level, coded.codes) for level in sorted(LEVELS)}
 
 
-def _by_stage(config: Config, level: int, codes: Tensor) -> Tensor:
-    """Codes (symbols, h, w) -> (groups, stages, h, w)."""
-    banks = config.banks(level)
-    most = max(len(bank.stages) for bank in banks)
-    parts = torch.split(codes, [bank.symbols for bank in banks])
-    padded = [
-        torch.nn.functional.pad(
-            part.reshape(bank.groups, -1, *part.shape[1:]), (0, 0, 0, 0, 0, most - len(bank.stages))
-        )
-        for bank, part in zip(banks, parts, strict=True)
-    ]
-    return torch.cat(padded)
+def _stages_of(config: Config, level: int) -> int:
+    """The most stages that a bank of a level has."""
+    return max(len(config.banks[number].stages) for number in config.banks_of(level))
+
+
+def _by_level(config: Config, level: int, codes: Sequence[Tensor]) -> Tensor:
+    """Codes of all banks -> those of a level (groups, stages, h, w)."""
+    most, parts = _stages_of(config, level), []
+    for number in config.banks_of(level):
+        missing = most - len(config.banks[number].stages)
+        parts.append(torch.nn.functional.pad(codes[number][0], (0, 0, 0, 0, 0, missing)))
+    return torch.cat(parts)
 
 
 def decode_codes(
@@ -164,43 +196,54 @@ def decode_codes(
     size: tuple[int, int] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Codes as of `read_codes`, of the default model -> the picture, uint8 (3, H, W) on a device.
+    """Codes of the default model -> the picture.
 
-    quality: of the file they come from, `Image.open(path).info["quality"]`; size: (width, height), by default the
-    whole grid.  Raises ValueError for codes that no file could hold.
+    Parameters
+    ----------
+    codes : as of `read_codes`.
+    quality : of the file they come from, `Image.open(path).info["quality"]`.
+    size : (width, height), by default the whole grid.
+    device : where to, by default what `pillow_mcquic.configure` says.
+
+    Returns
+    -------
+    uint8 (3, H, W).
+
+    Raises
+    ------
+    ValueError : for codes that no file could hold.
     """
-    engine = Engine(codec.load_weights(weights.default_id()), runtime.device(device))
-    fixed = codec.quality_in_256ths(quality)
+    decoder, fixed = codec.load_decoder(weights_files.default_id(), device), Quality.parse(quality)
     if not isinstance(codes, Mapping):
         raise ValueError(f"codes must be a dict of the levels' tensors, got {type(codes).__name__}")
-    flat = [_flat(engine.weights.config, level, codes).to(engine.device) for level in LEVELS]
-    height, width = flat[0].shape[2] * 16, flat[0].shape[3] * 16
+    banks = [part.to(decoder.device.where) for level in LEVELS for part in _by_bank(decoder.config, level, codes)]
+    height, width = (side * SQUARE for side in banks[-1].shape[3:])
     if size is None:
         size = width, height
     try:
         width, height = map(operator.index, size)
     except (TypeError, ValueError) as error:
         raise ValueError(f"size must be (width, height) in whole pixels, got {size!r}") from error
-    header = Header(width, height, "RGB", fixed, engine.weights.id)
-    if header.grids != tuple(tuple(level.shape[2:]) for level in flat):
-        raise ValueError(f"codes on grids {[tuple(level.shape[2:]) for level in flat]} are not those of size {size}")
-    kinds = engine.classes(flat, fixed)
-    q = torch.tensor([fixed / container.QUALITY_ONE], dtype=torch.float32, device=engine.device)
-    return engine.synthesise_images(flat, kinds, q)[0, :, :height, :width].contiguous()
+    grids = grids_of(width, height)
+    found = [tuple(part.shape[3:]) for part in banks]
+    if found != [grids[bank.level] for bank in decoder.config.banks]:
+        raise ValueError(f"codes on grids {sorted(set(found), reverse=True)} are not those of size {size}")
+    coded = Coded(banks, decoder.classes(banks, fixed, grids))
+    return decoder.images(coded, decoder.quality_tensor(fixed))[0, :, :height, :width].contiguous()
 
 
-def _flat(config: Config, level: int, codes: Mapping[int, Tensor]) -> Tensor:
-    """The inverse of `_by_stage`, with a batch dimension: (1, symbols, h, w); ValueError for impossible codes."""
-    banks = config.banks(level)
-    groups, most = sum(bank.groups for bank in banks), max(len(bank.stages) for bank in banks)
-    mine, shape = codes.get(level), (groups, most)
-    if not isinstance(mine, Tensor) or mine.dtype not in INTEGERS or mine.ndim != 4 or mine.shape[:2] != shape:
-        found = f"{mine.dtype} {tuple(mine.shape)}" if isinstance(mine, Tensor) else type(mine).__name__
+def _by_bank(config: Config, level: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
+    """The inverse of `_by_level`, (1, groups, stages, h, w) of each bank; ValueError for impossible codes."""
+    banks = [config.banks[number] for number in config.banks_of(level)]
+    groups, most = config.groups(level), _stages_of(config, level)
+    given, shape = codes.get(level), (groups, most)
+    if not isinstance(given, Tensor) or given.dtype not in INTEGERS or given.ndim != 4 or given.shape[:2] != shape:
+        found = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"codes of level {level} must be integers ({groups}, {most}, rows, columns), got {found}")
     parts = []
-    for bank, part in zip(banks, torch.split(mine, [bank.groups for bank in banks]), strict=True):
-        sizes = [k for k, _ in bank.stages] + [1] * (most - len(bank.stages))
+    for bank, part in zip(banks, torch.split(given, [bank.groups for bank in banks]), strict=True):
+        sizes = [*bank.stages] + [1] * (most - len(bank.stages))
         if bool((part < 0).any()) or bool((part >= torch.tensor(sizes, device=part.device)[:, None, None]).any()):
             raise ValueError(f"codes of level {level} must be from 0 to below {sizes} in groups of that bank")
-        parts.append(part[:, : len(bank.stages)].flatten(0, 1))
-    return torch.cat(parts).to(torch.int16)[None]
+        parts.append(part[None, :, : len(bank.stages)].to(torch.int16).contiguous())
+    return parts

@@ -11,7 +11,8 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.common import parse_named_configuration
 
 from .. import codec
-from ..container import BadFileError
+from ..errors import BadFileError
+from ..quality import DEFAULT, Quality
 from . import stack
 
 
@@ -23,12 +24,12 @@ class Mcq(ArrayBytesCodec):
     """
 
     is_fixed_size = False
-    level: float = codec.QUALITY_DEFAULT
+    level: float = float(DEFAULT)
     effort: int = codec.EFFORT_DEFAULT
 
     def __post_init__(self) -> None:
-        codec.quality_in_256ths(self.level)
-        codec.refinement_rounds(self.effort)
+        Quality.parse(self.level)
+        codec.refinement_iterations(self.effort)
 
     @classmethod
     def from_dict(cls, data: Any) -> Mcq:

@@ -1,4 +1,4 @@
-"""What an error in the picture costs, in bits: what training and the encoder's refinement minimise beside the rate."""
+"""What an error in the picture costs, in bits: what training and latent refinement minimise beside the rate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from .ms_ssim import LEAST_SIDE, Original, ms_ssim
+from ..metrics import LEAST_MSSSIM_SIDE
+from ..nn.ms_ssim import Original, ms_ssim
 
-QUALITIES = 8
+ANCHORS = 1, 8  # qualities of `lambda_low` and `lambda_high`
 MSSSIM_SCALE = 2440.0  # makes both parts of the distortion weigh about the same at the same rate
 
 
@@ -28,13 +29,13 @@ class Distortion:
     msssim_growth: float = -0.04
 
     def __post_init__(self) -> None:
-        ends = self.msssim, self.msssim + (QUALITIES - 1) * self.msssim_growth
+        ends = self.msssim, self.msssim + (ANCHORS[1] - ANCHORS[0]) * self.msssim_growth
         if not 0 <= min(ends) <= max(ends) <= 1:
             raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
 
     def weight(self, quality: Tensor) -> Tensor:
         """lambda of each quality (any shape)."""
-        growth = math.log(self.lambda_high / self.lambda_low) / (QUALITIES - 1)
+        growth = math.log(self.lambda_high / self.lambda_low) / (ANCHORS[1] - ANCHORS[0])
         return torch.exp(math.log(self.lambda_low) + growth * (quality - 1))
 
     def share(self, quality: Tensor) -> Tensor:
@@ -44,11 +45,11 @@ class Distortion:
     def of(self, decoded: Tensor, original: Original, quality: Tensor) -> Tensor:
         """What each decoded picture costs, bits per pixel (B,), with gradients.
 
-        decoded: (B, 3, H, W) float32, about 0..1.  Below sides of `LEAST_SIDE` the MSE takes MS-SSIM's share.
+        decoded: (B, 3, H, W) float32, about 0..1.  Below sides of 161 the MSE takes MS-SSIM's share.
         """
         decoded = decoded.contiguous()  # as the original is: rows of pixels, one plane after another
         mse = (decoded - original.picture).square().mean((1, 2, 3))
-        if min(decoded.shape[2:]) < LEAST_SIDE or self.msssim == self.msssim_growth == 0:
+        if min(decoded.shape[2:]) < LEAST_MSSSIM_SIDE or self.msssim == self.msssim_growth == 0:
             return self.weight(quality) * mse * 255**2
         return self.mixed(mse, ms_ssim(decoded, original), quality)
 

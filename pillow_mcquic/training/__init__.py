@@ -1,0 +1,1 @@
+"""Training and export of models; loaded by its own commands alone."""

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..model.ms_ssim import LEAST_SIDE
+from ..metrics import LEAST_MSSSIM_SIDE
+from ..quality import HIGHEST, LOWEST
 
 MOST_LOADERS = 8  # 128 crops of 384 take one 0.8 s
 PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}
@@ -48,7 +49,7 @@ def load_validation(folder: str | os.PathLike[str]) -> list[NDArray[np.uint8]]:
     """`load_photos` of those that have an MS-SSIM; ValueError without the package that measures it."""
     if not importlib.util.find_spec("pytorch_msssim"):
         raise ValueError("validation needs pytorch-msssim: pip install 'pillow-mcquic[training]'")
-    return load_photos(folder, LEAST_SIDE)
+    return load_photos(folder, LEAST_MSSSIM_SIDE)
 
 
 def random_crop(
@@ -93,7 +94,8 @@ class Crops(Dataset[Batch]):
                 crop = crop.transpose(1, 0, 2)
             crops[j] = crop
         # qualities within half a step beyond the ends count as the ends
-        quality = np.clip(rng.uniform(0.5, 8.5, self.count), 1, 8).astype(np.float32)
+        drawn = rng.uniform(LOWEST - 0.5, HIGHEST + 0.5, self.count)
+        quality = np.clip(drawn, LOWEST, HIGHEST).astype(np.float32)
         return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(quality)
 
     def batches(self, steps: range, device: torch.device, workers: int = 0) -> Iterator[Batch]:

@@ -1,0 +1,1 @@
+"""Bytes: the container, alpha, and the entropy coder.  No torch here."""

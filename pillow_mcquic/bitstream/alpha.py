@@ -1,0 +1,37 @@
+"""The alpha channel, without loss: a filter, then zlib (docs/format.md, section 1)."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadFileError
+
+FILTERS = 3  # 0: plain; 1: difference to the left; 2: difference to the row above
+
+
+def pack(alpha: NDArray[np.uint8]) -> bytes:
+    """Payload of the alpha chunk for a plane (H, W): the shortest of the three filters."""
+    filtered = [alpha, np.diff(alpha, axis=1, prepend=np.uint8(0)), np.diff(alpha, axis=0, prepend=np.uint8(0))]
+    payloads = [bytes([number]) + zlib.compress(plane.tobytes(), 9) for number, plane in enumerate(filtered)]
+    return min(payloads, key=len)
+
+
+def unpack(payload: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """The inverse of `pack`: (height, width) uint8; BadFileError when the payload does not hold just that."""
+    if not payload or payload[0] >= FILTERS:
+        raise BadFileError("damaged .mcq file: unknown filter in the alpha chunk")
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(payload[1:], width * height + 1)
+    except zlib.error as error:
+        raise BadFileError(f"damaged .mcq file: alpha chunk: {error}") from error
+    if len(raw) != width * height or not stream.eof or stream.unused_data:
+        raise BadFileError(f"damaged .mcq file: the alpha chunk does not hold {width}x{height} samples")
+    plane = np.frombuffer(raw, np.uint8).reshape(height, width)
+    if payload[0] == 0:
+        return plane
+    summed: NDArray[np.uint8] = np.cumsum(plane, axis=2 - payload[0], dtype=np.uint8)
+    return summed

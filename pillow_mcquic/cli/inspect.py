@@ -1,0 +1,105 @@
+"""`mcq info`, `mcq verify` and `mcq version`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from PIL import Image
+
+from .. import __version__, codec, weights_files
+from ..bitstream import container
+from ..bitstream.container import ALPHA, CODES, COMMENT, DPI, METADATA
+from .arguments import Commands
+from .jobs import expand, find_inputs
+
+CHUNK_NAMES = {CODES: "codes", ALPHA: "alpha"} | {kind: name.replace("_", " ") for kind, name in METADATA.items()}
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `info`, `verify` and `version`."""
+    info = commands.add_parser("info", help="what a file holds")
+    info.add_argument("file")
+    info.set_defaults(run=info_command)
+    verify = commands.add_parser("verify", help="check files: structure, checksums, decoding")
+    verify.add_argument("files", nargs="+", metavar="FILE", help="files, globs or folders")
+    verify.add_argument("--quick", action="store_true", help="structure and checksums only, no torch")
+    verify.set_defaults(run=verify_command)
+    version = commands.add_parser("version", help="versions, device, weights and what the model costs")
+    version.set_defaults(run=version_command)
+
+
+def info_command(args: argparse.Namespace) -> int:
+    """Print what a file says of itself; neither torch nor the weights are needed."""
+    with open(args.file, "rb") as file:
+        try:
+            parsed = container.read(file)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{args.file}: {error}") from error
+    header, pixels = parsed.header, parsed.header.width * parsed.header.height
+    total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
+    print(f"{args.file}: {header.width}x{header.height} {header.mode}, quality {header.quality}")
+    print(f"format {header.version[0]}.{header.version[1]}, model {header.model.hex()}")
+    print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")
+    for chunk in parsed.chunks:
+        name = CHUNK_NAMES.get(chunk.kind, "unknown, skipped")
+        print(f"  chunk {chunk.kind.decode()} ({name}): {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp")
+    for kind in (COMMENT, DPI):
+        payload = parsed.get(kind)
+        if payload is not None:
+            shown = str(container.unpack_dpi(payload)) if kind == DPI else printable(payload)
+            print(f"  {METADATA[kind]}: {shown}")
+    return 0
+
+
+def printable(text: bytes) -> str:
+    """UTF-8 without what would steer a terminal."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.decode("utf-8", "replace"))
+    return "".join(shown)
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    """Check every file: structure and checksums, and unless --quick that it decodes; status 1 if any is damaged."""
+    failures = 0
+    for path, _ in find_inputs(expand(args.files), frozenset({".mcq"})):
+        try:
+            with open(path, "rb") as file:
+                parsed = container.read(file)
+                trailing = len(file.read(1))
+            if not args.quick:
+                codec.check_sizes([parsed.header])
+                codec.decode_file(parsed)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            failures += 1
+            print(f"{path}: {error}", file=sys.stderr)
+        else:
+            print(f"{path}: ok" + (", with other data after the picture" if trailing else ""))
+    return 1 if failures else 0
+
+
+def version_command(args: argparse.Namespace) -> int:
+    """Print versions, device and weights, and parameters and kMAC per pixel of the default model."""
+    import platform
+    from importlib.metadata import version
+
+    encoder = codec.load_encoder("cpu")
+
+    import torch
+
+    from ..engine.device import Device
+    from ..model.cost import measure
+
+    device, decoder = Device.choose(), encoder.bundle.decoder
+    cost = measure(decoder.model, encoder.model, decoder.entropy_model)
+    sizes = [f(decoder.id).stat().st_size / 1e6 for f in (weights_files.find_decoder, weights_files.find_encoder)]
+    print(f"pillow_mcquic {__version__}, format {container.VERSION_MAJOR}.{container.VERSION_MINOR}")
+    print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {torch.__version__}")
+    print(f"constriction {version('constriction')}, numpy {version('numpy')}")
+    print(f"device {device.where}, {device.precision}, {torch.get_num_threads()} threads")
+    print(f"weights {decoder.id.hex()}: {sizes[0]:.1f} MB to decode, {sizes[1]:.1f} MB more to encode")
+    print(f"{cost.parameters / 1e6:.2f} M parameters; analysis {cost.analysis:.2f} kMAC/pixel")
+    print(
+        f"decode {cost.decode:.2f} kMAC/pixel (synthesis {cost.synthesis:.2f}, means {cost.means:.2f}, "
+        f"entropy model {cost.entropy_model:.2f})"
+    )
+    return 0

@@ -1,0 +1,187 @@
+"""The encoder: pixels -> codes -> code streams."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..bitstream import entropy
+from ..bitstream.coding_order import SQUARE, Grids, grids_of
+from ..model.coding_state import CodingState
+from ..model.means import PASSES, positions_of
+from ..model.model import Cascade
+from ..nn.reshape import empty_planes, pad_to_multiple
+from ..quality import Quality
+from .bundle import EncoderBundle
+from .decoder import Coded, Decoder
+from .device import Device
+from .tiling import run_tiled, tiles, within
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysed:
+    """The part of the analysis that all qualities share.
+
+    shortcut (B, channels, h, w) float32; features (B, width, h, w).
+    """
+
+    shortcut: Tensor
+    features: Tensor
+
+
+class Encoder:
+    """One model on one device: pixels -> codes, and codes -> streams."""
+
+    def __init__(self, bundle: EncoderBundle, device: Device) -> None:
+        self.bundle, self.device = bundle, device
+        self.decoder = Decoder(bundle.decoder, device)
+        self.config = self.decoder.config
+        self.model = bundle.on(device.where)
+        self.searches = bundle.searches(device.where)
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, H, W) uint8 on the device."""
+        if not pixels.flags.writeable:
+            pixels = pixels.copy()  # torch warns of memory it could write to and must not
+        return torch.from_numpy(pixels).to(self.device.where).permute(2, 0, 1)[None]
+
+    @torch.inference_mode()
+    def analyse(self, images: Tensor) -> Analysed:
+        """(B, 3, H, W) uint8 on the device -> what `encode` would find first, to save finding it again."""
+        with self.device.networks():
+            return self._analyse(pad_to_multiple(images, SQUARE))
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, quality: Quality, analysed: Analysed | None = None) -> tuple[Coded, Tensor]:
+        """Images -> their codes and classes, and the residuals of level 1 in steps, for `refinement.refine`.
+
+        Parameters
+        ----------
+        images : (B, 3, H, W) uint8 on the device.
+        quality : of all of them.
+        analysed : what `analyse` gave for these images.
+        """
+        grids, q = grids_of(images.shape[3], images.shape[2]), self.decoder.quality_tensor(quality)
+        with self.device.networks():
+            if analysed is None:
+                analysed = self._analyse(pad_to_multiple(images, SQUARE))
+            else:
+                analysed = Analysed(analysed.shortcut.clone(), analysed.features)
+            return self._choose(self._latent(analysed, q), quality, grids, q)
+
+    def write(self, coded: Coded) -> list[bytes]:
+        """Codes and classes -> the code stream of each picture."""
+        codes = [bank.flatten(3).cpu().numpy() for bank in coded.codes]
+        classes = [bank.flatten(2).cpu().numpy() for bank in coded.classes]
+        streams = []
+        for picture in range(len(codes[0])):
+            encoder = entropy.Encoder()
+            for number, tables in enumerate(self.bundle.decoder.tables):
+                encoder.write(codes[number][picture], classes[number][picture], tables)
+            streams.append(encoder.finish())
+        return streams
+
+    def _analyse(self, images: Tensor) -> Analysed:
+        """(B, 3, h * 16, w * 16) uint8; pixels are touched block by block."""
+        analysis, device = self.model.analysis, self.device
+        B, _, H, W = images.shape
+        patch_mean = self.decoder.model.synthesis.patch_mean
+        shortcut = empty_planes(B, self.config.channels(1), H // SQUARE, W // SQUARE, device=device.where)
+        block = min(device.block_positions, device.tile_positions)
+        run_tiled(lambda x: analysis.shortcut(x, patch_mean), [(images, SQUARE)], shortcut, 1, 0, block)
+
+        def features_of(tile: Tensor) -> Tensor:
+            height, width = tile.shape[2:]
+            first = empty_planes(B, analysis.width_8, height // 8, width // 8, device.feature_dtype, device.where)
+            run_tiled(analysis.features_8, [(tile, SQUARE)], first, 2, 0, device.block_positions)
+            return analysis.features_16(first)
+
+        features = empty_planes(B, analysis.width_16, H // SQUARE, W // SQUARE, device.feature_dtype, device.where)
+        # of half a tile: of a whole one, glibc would give memory back and take it again
+        run_tiled(features_of, [(images, SQUARE)], features, 1, analysis.reach_8, device.tile_positions // 2)
+        return Analysed(shortcut, features)
+
+    def _latent(self, analysed: Analysed, q: Tensor) -> Tensor:
+        """Latent of level 1 (B, channels, h, w) float32, in place of the shortcut."""
+        analysis, y1 = self.model.analysis, analysed.shortcut
+        B, _, h, w = y1.shape
+        for inner, outer in tiles(h, w, self.device.tile_positions // B, analysis.reach_16):
+            deviations = analysis.deviations(analysed.features[outer], q)[within(inner, outer)]
+            y1[inner].addcmul_(deviations.float(), self.decoder.model.spread)
+        return y1
+
+    def _choose(self, y1: Tensor, quality: Quality, grids: Grids, q: Tensor) -> tuple[Coded, Tensor]:
+        """Latent of level 1, overwritten -> codes and classes; and the residuals of level 1, in steps."""
+        model, B = self.decoder.model, len(y1)
+        y2, y3 = self._hyper_latents(y1, q)
+        state = self.bundle.decoder.entropy_model.begin(quality, grids, B, self.device.where)
+        cascade, coded = Cascade(model, q, grids), Coded([], [])
+        for level, y in ((3, y3), (2, y2)):
+            residuals = (y if cascade.mean is None else y - cascade.mean) * model.gain(level, q)
+            found = self.choose_level(level, residuals, state, q)
+            parts = [
+                model.sum_codewords(number, codes, classes)
+                for number, codes, classes in zip(self.config.banks_of(level), found.codes, found.classes, strict=True)
+            ]
+            cascade.push(level, torch.cat(parts, 1))
+            coded = Coded(coded.codes + found.codes, coded.classes + found.classes)
+        assert cascade.features is not None
+        residuals = self._subtract_mean(y1, cascade.features).mul_(model.gain(1, q))
+        found = self.choose_level(1, residuals, state, q)
+        return Coded(coded.codes + found.codes, coded.classes + found.classes), residuals
+
+    def _hyper_latents(self, y1: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents of levels 2 and 3."""
+        hyper, model = self.model.hyper_analysis, self.decoder.model
+        B, _, h, w = y1.shape
+        features = empty_planes(B, hyper.width, -(-h // 2), -(-w // 2), device=self.device.where)
+        positions = self.device.tile_positions // 4
+        run_tiled(lambda tile: hyper.features(model.normalise(tile), q), [(y1, 2)], features, 1, 1, positions)
+        return hyper.latents(features, q)
+
+    def _subtract_mean(self, y1: Tensor, features: Tensor) -> Tensor:
+        """Residuals of level 1, in place of the latent."""
+        model, (B, _, h, w) = self.decoder.model, y1.shape
+        for inner, outer in tiles(h, w, self.device.tile_positions // B, model.means.REACH_1):
+            mean = model.means.mean_1(features[outer])[within(inner, outer)]
+            y1[inner][:, : self.config.network_channels].addcmul_(mean, model.unit, value=-1)
+        return y1
+
+    def choose_level(self, level: int, residuals: Tensor, state: CodingState[Quality], q: Tensor) -> Coded:
+        """Residuals of a level in steps (B, channels, h, w) -> codes and classes of its banks; `state` goes on."""
+        coded, parts = Coded([], []), self.decoder.model.split_banks(residuals, level)
+        for number in self.config.banks_of(level):
+            classes = state.classes(number)
+            if number == self.config.banks_of(1).start:
+                codes = self.choose_checkerboard(number, parts[number], classes, q)
+            else:
+                codes = self._search(number, parts[number], classes)
+            state.push(number, codes)
+            coded.codes.append(codes)
+            coded.classes.append(classes)
+        return coded
+
+    def choose_checkerboard(self, number: int, x: Tensor, classes: Tensor, q: Tensor) -> Tensor:
+        """Codes of the first bank of level 1, pass by pass: each pass has means from those before it."""
+        model, bank = self.decoder.model, self.config.banks[number]
+        shape = len(x), bank.groups, len(bank.stages), *x.shape[2:]
+        codes = torch.empty(shape, dtype=torch.int16, device=self.device.where)
+        known = torch.zeros_like(x)
+        for pass_number in range(len(PASSES)):
+            at = positions_of(pass_number)
+            if 0 in x[at].shape:
+                continue
+            mean = model.checkerboard.mean(pass_number, known, q)
+            codes[at] = found = self._search(number, x[at] - mean, classes[at])
+            known[at] = model.sum_codewords(number, found, classes[at]) + mean
+        return codes
+
+    def _search(self, number: int, x: Tensor, classes: Tensor) -> Tensor:
+        """Codes of a bank, some rows at a time."""
+        rows = max(1, self.device.search_positions // (len(x) * x.shape[3]))
+        blocks = zip(torch.split(x, rows, 2), torch.split(classes, rows, 2), strict=True)
+        return torch.cat([self.searches[number].codes(*block) for block in blocks], 3)

@@ -1,0 +1,194 @@
+"""Latent refinement: latents of level 1 moved to where the decoder makes the best picture for its bits.
+
+The analysis transform guesses the latents in one pass.  Given a picture, the decoder itself can say where they should
+be (iterative inference: Yang, Bamler and Mandt, NeurIPS 2020): the gradient of the distortion through synthesis moves
+them, the codewords are chosen again, and the best iteration is kept.  The decoder knows nothing of it.
+
+As the model makes every error cost the same, the same slope asks for about the same move everywhere.  A latent moves
+by its slope over the root of that slope's usual size: a move in proportion to the slope does nearly as well, one of
+the same length for all (Adam's) needs twice as many iterations (docs/log/training-log.md, 2026-11-27).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..bitstream import entropy
+from ..bitstream.coding_order import SQUARE, grids_of
+from ..model.distortion import Distortion
+from ..nn.layers import unit_range
+from ..nn.linear import int8_products
+from ..nn.ms_ssim import Original
+from ..nn.reshape import empty_planes, pad_to_multiple
+from ..quality import Quality
+from .decoder import Coded, Decoder
+from .device import TILE_POSITIONS
+from .encoder import Encoder
+from .tiling import Tile, magnified, tiles, within
+
+# steps that a slope of one bit a step moves a latent, in the first and in the last iteration
+RATE, LAST_RATE = 0.06, 0.012
+MEMORY = 0.8  # of the running mean of squared slopes
+SMALLEST = 0.05  # slope, in bits a step, below which a latent moves in proportion
+TEMPERATURE = 2.5  # bits, of `expected_gradient`: more than its codewords scatter by, and slopes are smoother
+
+
+def refine(
+    encoder: Encoder, images: Tensor, residuals: Tensor, coded: Coded, quality: Quality, iterations: int
+) -> Coded:
+    """Codes and classes, those of level 1 refined, picture by picture; takes some 80 bytes a pixel.
+
+    Parameters
+    ----------
+    images : (B, 3, H, W) uint8 on the encoder's device.
+    residuals, coded : what `Encoder.encode` gave for them.
+    quality : of all of them.
+    iterations : 1 or more.
+
+    Returns
+    -------
+    Coded : bits and distortion of each picture are together no more than before.
+    """
+    padded = pad_to_multiple(images, SQUARE)
+    refined = [
+        _refine(encoder, padded[i : i + 1], residuals[i : i + 1], coded.picture(i), quality, iterations)
+        for i in range(len(images))
+    ]
+    banks = range(len(coded.codes))
+    return Coded(
+        [torch.cat([one.codes[number] for one in refined]) for number in banks],
+        [torch.cat([one.classes[number] for one in refined]) for number in banks],
+    )
+
+
+def _refine(
+    encoder: Encoder, image: Tensor, residuals: Tensor, coded: Coded, quality: Quality, iterations: int
+) -> Coded:
+    """`refine` for one picture, padded."""
+    decoder, device = encoder.decoder, encoder.device
+    model, q, grids = decoder.model, decoder.quality_tensor(quality), grids_of(image.shape[3], image.shape[2])
+    best, least = coded, float("inf")
+    # gradients are float32's or bfloat16's, so what is compared with them is too
+    with torch.inference_mode(False), torch.no_grad(), device.networks(), int8_products(False):
+        views = views_of(decoder, image)
+        residuals = residuals.clone()  # what was made in inference mode may not change out of it
+        squares = torch.zeros_like(residuals)
+        features = decoder.features(coded, q)
+        coarse = range(decoder.config.banks_of(1).start)
+        known = decoder.bundle.entropy_model.begin(quality, grids, 1, device.where)
+        for number in coarse:
+            known.push(number, coded.codes[number])
+        for done in range(iterations + 1):
+            last = done == iterations
+            first = decoder.first_bank(coded, q)
+            distortion, gradient = distort(
+                decoder, encoder.bundle.config.distortion, views, coded, first, features, q, want_gradient=not last
+            )
+            cost = distortion + 8 * _level_1_bytes(decoder, coded)
+            if cost < least:
+                best, least = coded, cost
+            if last:
+                break
+            gradient /= model.gain(1, q)
+            slopes, steps = expected_slopes(encoder, residuals, coded, first, gradient)
+            squares.lerp_(slopes.square(), 1 - MEMORY)
+            usual = squares.div(1 - MEMORY ** (done + 1)).sqrt_()
+            rate = RATE * (LAST_RATE / RATE) ** (done / max(1, iterations - 1))
+            residuals -= steps.mul_(slopes).div_(usual.add_(SMALLEST).sqrt_()).mul_(rate)
+            found = encoder.choose_level(1, residuals, known.copy(), q)
+            coded = Coded(coded.codes[: len(coarse)] + found.codes, coded.classes[: len(coarse)] + found.classes)
+    return best
+
+
+def _level_1_bytes(decoder: Decoder, coded: Coded) -> int:
+    """Length of a code stream of level 1 alone."""
+    encoder = entropy.Encoder()
+    for number in decoder.config.banks_of(1):
+        codes, classes = coded.codes[number][0].flatten(2), coded.classes[number][0].flatten(1)
+        encoder.write(codes.cpu().numpy(), classes.cpu().numpy(), decoder.bundle.tables[number])
+    return len(encoder.finish())
+
+
+class View(NamedTuple):
+    """A tile of the picture."""
+
+    inner: Tile
+    outer: Tile  # what synthesis sees of it
+    original: Original
+
+
+def views_of(decoder: Decoder, image: Tensor) -> list[View]:
+    """All of a picture, (1, 3, h * 16, w * 16) uint8, in tiles."""
+    h, w = (side // SQUARE for side in image.shape[2:])
+    positions = min(decoder.device.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
+    return [
+        View(inner, outer, Original(unit_range(image[magnified(inner, SQUARE)])))
+        for inner, outer in tiles(h, w, positions, decoder.model.reach)
+    ]
+
+
+def distort(
+    decoder: Decoder,
+    measure: Distortion,
+    views: list[View],
+    coded: Coded,
+    first: Tensor,
+    features: Tensor,
+    q: Tensor,
+    *,
+    want_gradient: bool,
+) -> tuple[float, Tensor]:
+    """Distortion of what the decoder makes of level 1, bits, and its gradient in the quantised latent.
+
+    Parameters
+    ----------
+    views : all of a picture, as of `views_of`.
+    first, features : what the decoder makes of the codes.
+    want_gradient : otherwise it is 0.
+
+    Returns
+    -------
+    Bits, and (1, channels, h, w).
+    """
+    model, (h, w) = decoder.model, first.shape[2:]
+    gradient = empty_planes(1, decoder.config.channels(1), h, w, device=decoder.device.where).zero_()
+    total = 0.0
+    for inner, outer, original in views:
+        z1 = decoder.latent(coded, outer, first[outer], features[outer], q)
+        with torch.set_grad_enabled(want_gradient):
+            decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], q)
+            decoded = decoded[magnified(within(inner, outer), SQUARE)]
+            bits = measure.of(decoded, original, q).sum() * decoded[0, 0].numel()
+        if want_gradient:
+            gradient[outer] += torch.autograd.grad(bits, z1)[0]
+        total += float(bits.detach())
+    return total, gradient
+
+
+def expected_slopes(
+    encoder: Encoder, residuals: Tensor, coded: Coded, first: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`BankSearch.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the residuals.
+
+    first: the decoder's first bank; what is beyond its codewords is a mean, not quantised.
+    """
+    model, config = encoder.decoder.model, encoder.config
+    number = config.banks_of(1).start
+    quantised = model.sum_codewords(number, coded.codes[number], coded.classes[number])
+    own = residuals[:, : quantised.shape[1]] - (first - quantised)
+    parts = model.split_banks(torch.cat([own, residuals[:, quantised.shape[1] :]], 1), 1)
+    gradients = model.split_banks(gradient, 1)
+    rows = max(1, encoder.device.tile_positions // residuals.shape[3])
+    slopes, steps = [], []
+    for number in config.banks_of(1):
+        inputs = (parts[number], 2), (coded.codes[number], 3), (coded.classes[number], 2), (gradients[number], 2)
+        blocks = zip(*(torch.split(t, rows, dim) for t, dim in inputs), strict=True)
+        with torch.autocast(residuals.device.type, enabled=False):
+            search = encoder.searches[number]
+            found = [search.slopes(x, codes, classes, g, TEMPERATURE) for x, codes, classes, g in blocks]
+        slopes.append(torch.cat([slope for slope, _ in found], 2))
+        steps.append(torch.cat([step for _, step in found], 2))
+    return torch.cat(slopes, 1), torch.cat(steps, 1)

@@ -1,0 +1,77 @@
+"""Tiles of a picture: what a local function makes of them, one by one, is what it would make of the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
+
+from torch import Tensor
+
+Tile = tuple[EllipsisType, slice, slice]  # of planes (..., h, w)
+
+
+def tiles(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Tile, Tile]]:
+    """Cut a grid into even tiles of at most so many positions: each without and with a margin of `reach`.
+
+    Of whole rows, or of so many columns that the margins are least.
+    """
+    positions = max(1, positions)
+
+    def size(parts: int) -> tuple[int, int]:
+        columns = -(-w // parts)
+        return _even_size(h, max(1, positions // columns)), columns
+
+    def area(parts: int) -> int:
+        rows, _ = size(parts)
+        return (h + 2 * reach * (-(-h // rows) - 1)) * (w + 2 * reach * (parts - 1))
+
+    rows, columns = size(min(range(-(-w // positions), -(-w // math.isqrt(positions)) + 1), key=area))
+    for top in range(0, h, rows):
+        for left in range(0, w, columns):
+            bottom, right = min(h, top + rows), min(w, left + columns)
+            outer_rows = slice(max(0, top - reach), min(h, bottom + reach))
+            outer_columns = slice(max(0, left - reach), min(w, right + reach))
+            yield (..., slice(top, bottom), slice(left, right)), (..., outer_rows, outer_columns)
+
+
+def within(inner: Tile, outer: Tile) -> Tile:
+    """Where the tile `inner` lies in what was cut out as `outer`."""
+    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner[1:], outer[1:], strict=True))
+    return ..., rows, columns
+
+
+def magnified(tile: Tile, scale: int) -> Tile:
+    """A tile of a grid `scale` times as fine."""
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in tile[1:])
+    return ..., rows, columns
+
+
+def _even_size(length: int, most: int) -> int:
+    """Size of the parts when `length` is cut into as few parts of at most `most` as possible, evenly."""
+    return -(-length // -(-length // most))
+
+
+def run_tiled(
+    function: Callable[..., Tensor],
+    inputs: Sequence[tuple[Tensor, int]],
+    out: Tensor,
+    scale: int,
+    reach: int,
+    positions: int,
+) -> None:
+    """Run a local function tile by tile, as if it had seen everything at once.
+
+    Parameters
+    ----------
+    function : gets tiles of the inputs, returns (B, C', h * scale, w * scale) of each.
+    inputs : tensors (B, C, h * s, w * s) with their samples s to a side of a grid position.
+    out : (B, C', H, W), where the results go, without their margins.
+    scale : samples of `out` to a side of a grid position.
+    reach : positions around a tile that the function sees.
+    positions : of all B pictures together in a tile, the margin not counted.
+    """
+    B, _, H, W = out.shape
+    for inner, outer in tiles(H // scale, W // scale, positions // B, reach):
+        result = function(*(t[magnified(outer, s)] for t, s in inputs))
+        out[magnified(inner, scale)] = result[magnified(within(inner, outer), scale)]

@@ -1,0 +1,1 @@
+"""Layers and kernels for images; nothing here knows of codes."""

@@ -1,0 +1,48 @@
+"""Quality: one type for what a user says, a header holds and a network is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+
+LOWEST, HIGHEST = 1, 8
+STEPS = 256  # of the quality scale from one whole quality to the next, as headers count them
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Quality:
+    """A point of the rate-distortion scale, from 1 (smallest file) to 8 (best picture).
+
+    `steps`: the same in 256ths, 256 to 2048, as headers hold it.  `float(quality)` is the number a user says.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not LOWEST * STEPS <= self.steps <= HIGHEST * STEPS:
+            raise ValueError(f"quality must be {LOWEST * STEPS}..{HIGHEST * STEPS} 256ths, got {self.steps}")
+
+    @classmethod
+    def parse(cls, value: object) -> Quality:
+        """The quality a user means, rounded to the next 256th.
+
+        Raises ValueError naming the range for anything but a number from 1 to 8.
+        """
+        if isinstance(value, Quality):
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
+            raise ValueError(f"quality must be a number from {LOWEST} to {HIGHEST}, got {value!r}")
+        if not LOWEST <= float(value) <= HIGHEST:  # also refuses nan
+            raise ValueError(
+                f"quality must be from {LOWEST} (smallest file) to {HIGHEST} (best picture), got {value!r}"
+            )
+        return cls(round(float(value) * STEPS))
+
+    def __float__(self) -> float:
+        return self.steps / STEPS
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec or "g")
+
+
+DEFAULT = Quality(4 * STEPS)
