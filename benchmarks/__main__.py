@@ -9,7 +9,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
     rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
-    report = commands.add_parser("report", help="the same as a page, with crops at equal bytes to look at")
+    report = commands.add_parser("report", help="the same as a page, with crops at similar bytes to look at")
     for command in (rd, report):
         command.add_argument("--images", required=True, help="folder of lossless images")
         command.add_argument(
@@ -21,6 +21,7 @@ def arguments() -> argparse.Namespace:
             "--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)"
         )
         command.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
+    report.add_argument("--measured", help="CSV that rd wrote: its rows are shown, nothing is measured again")
     report.add_argument("--out", required=True, help="the page, .html")
     report.add_argument("--pictures", type=int, default=6, help="how many to show crops of (default 6)")
     report.add_argument("--quality", type=float, nargs="+", default=[2, 4, 6], help="of the crops, default 2 4 6")
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     )
     rd.add_argument("--csv", help="write every single measurement here")
     rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
-    crops = commands.add_parser("crops", help="one page of crops at equal bytes, to look at")
+    crops = commands.add_parser("crops", help="one page of crops at similar bytes, to look at")
     crops.add_argument("--images", required=True, help="folder of the Kodak images")
     crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
     crops.add_argument("--against", default="avif,webp", help="of avif, webp, jpeg, jxl")

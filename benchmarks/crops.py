@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from pillow_mcquic import compare
+from pillow_mcquic.cli import compare
 
 SIDE, MARGIN, LINE = 232, 6, 16  # of a crop, between them, of text
 # image, left and top of the crop

@@ -17,11 +17,12 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from pillow_mcquic import codec, runtime, weights
+from pillow_mcquic import codec
 from pillow_mcquic.adapters.torch import decode_tensor, encode_tensor
-from pillow_mcquic.engine import Engine
+from pillow_mcquic.engine.encoder import Encoder
 from pillow_mcquic.model.cost import measure
-from pillow_mcquic.model.layers import Block, Pointwise
+from pillow_mcquic.nn.layers import Block, Pointwise
+from pillow_mcquic.quality import Quality
 
 from .peers import untrained
 from .speed import mosaic
@@ -65,7 +66,7 @@ def limits() -> tuple[float, float]:
     return copied, 2 * side**3 / device_seconds(lambda: a @ b)
 
 
-def moved(engine: Engine, run: Callable[[], Any]) -> int:
+def moved(encoder: Encoder, run: Callable[[], Any]) -> int:
     """Bytes that layers must read and write if each goes through memory once: inputs and outputs, bfloat16."""
     total = 0
 
@@ -75,7 +76,8 @@ def moved(engine: Engine, run: Callable[[], Any]) -> int:
 
     handles = [
         module.register_forward_hook(count)
-        for module in engine.model.modules()
+        for model in (encoder.model, encoder.decoder.model)
+        for module in model.modules()
         if isinstance(module, (Block, Pointwise))
     ]
     run()
@@ -127,34 +129,35 @@ def run(args: argparse.Namespace) -> None:
     print(f"\nThe device copies {copied / 1e9:.0f} GB/s and multiplies {multiplied / 1e12:.0f} TFLOP/s (bfloat16).")
     print("\n| networks, batch 16 | ms/MP | GFLOP/MP | GFLOP/s | MB/MP | GB/s | share of the limit |")
     print("|" + "---|" * 7)
-    engine = Engine(codec.load_weights(weights.default_id()), runtime.device("cuda"))
-    cost = measure(engine.weights.config)
+    encoder, on_cpu = codec.load_encoder("cuda"), codec.load_encoder("cpu")
+    cost = measure(on_cpu.decoder.model, on_cpu.model, on_cpu.bundle.decoder.entropy_model)
     picture = next(iter(pictures.values()))
     images = (
         picture[:, : picture.shape[1] // 16 * 16, : picture.shape[2] // 16 * 16].expand(16, -1, -1, -1).contiguous()
     )
     megapixels = images[:, 0].numel() / 1e6
-    fixed = codec.quality_in_256ths(args.quality)
-    codes, classes = engine.quantise_images(images, fixed)
+    fixed = Quality.parse(args.quality)
+    coded, _ = encoder.encode(images, fixed)
     quality = torch.full((16,), float(args.quality), device="cuda")
 
     def analyse() -> None:
-        with torch.inference_mode(), engine.networks():
-            engine.model.analyse(images, quality)
+        model = encoder.decoder.model
+        with torch.inference_mode(), encoder.device.networks():
+            encoder.model.analysis(images, quality, model.synthesis.patch_mean, model.spread)
 
     def synthesise() -> None:
-        engine.synthesise_images(codes, classes, quality)
+        encoder.decoder.images(coded, quality)
 
     for name, work, thousands in (
         ("analysis transform", analyse, cost.analysis),
-        ("means and synthesis transform, words to pixels", synthesise, cost.means + cost.synthesis),
-        ("analysis, search and prior", lambda: engine.quantise_images(images, fixed), None),
+        ("means and synthesis transform, codewords to pixels", synthesise, cost.means + cost.synthesis),
+        ("analysis, search and entropy model", lambda: encoder.encode(images, fixed), None),
     ):
         took = device_seconds(work) / megapixels
         if thousands is None:
             print(f"| {name} | {1000 * took:.2f} | | | | | |")
             continue
-        operations, size = 2 * thousands * 1e9, moved(engine, work) / megapixels
+        operations, size = 2 * thousands * 1e9, moved(encoder, work) / megapixels
         least = max(operations / multiplied, size / copied)
         print(
             f"| {name} | {1000 * took:.2f} | {operations / 1e9:.0f} | {operations / took / 1e9:.0f} "

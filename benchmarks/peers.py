@@ -21,7 +21,7 @@ from PIL import AvifImagePlugin, Image
 from tqdm import tqdm
 
 import pillow_mcquic  # noqa: F401  (registers the format)
-from pillow_mcquic import compare
+from pillow_mcquic.cli import compare
 from pillow_mcquic.metrics import Pixels
 
 from .speed import mosaic
@@ -150,9 +150,9 @@ def mcquic() -> Peer:
     """The original's convolutions alone, one after the other, in bfloat16 where the processor has it."""
     import torch
 
-    from pillow_mcquic import runtime
+    from pillow_mcquic.engine.device import bfloat16_native
 
-    reduced = runtime.bfloat16_native(torch.device("cpu"))
+    reduced = bfloat16_native(torch.device("cpu"))
     dtype = torch.bfloat16 if reduced else torch.float32
     made: dict[tuple[Layer, int, int], tuple[Any, Any]] = {}
 
@@ -186,7 +186,7 @@ def measure(pixels: Pixels, threads: int, quality: float, rounds: int, names: li
     settings = dict.fromkeys(all_peers, quality)
     for name, peer in all_peers.items():
         if name != "mcq" and peer.settings:
-            settings[name], _ = compare.largest_within(functools.partial(peer.encode, pixels), size)
+            settings[name], _ = compare.nearest_in_size(functools.partial(peer.encode, pixels), size)
     spent: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in all_peers}
     sizes = {}
     for number in tqdm(range(rounds + 1), leave=False):

@@ -25,7 +25,8 @@ from scipy.interpolate import PchipInterpolator
 from tqdm import tqdm
 
 import pillow_mcquic
-from pillow_mcquic import compare, runtime, weights
+from pillow_mcquic import weights_files
+from pillow_mcquic.cli import compare
 from pillow_mcquic.metrics import Pixels, msssim, psnr, ssimulacra2
 
 Row = dict[str, Any]
@@ -46,13 +47,15 @@ def ours() -> str:
     """What the bytes of our files depend on: weights, precision, and a hash of the code that writes them."""
     import torch
 
+    from pillow_mcquic.engine.device import find_precision
+
     package = Path(pillow_mcquic.__file__).parent
-    outer = [
-        package / f"{name}.py" for name in ("codec", "coder", "container", "engine", "plugin", "refine", "windows")
+    layers = [
+        path for layer in ("bitstream", "nn", "model", "engine") for path in sorted(package.glob(f"{layer}/*.py"))
     ]
-    code = b"".join(path.read_bytes() for path in [*outer, *sorted(package.glob("model/*.py"))])
-    precision = runtime.precision(torch.device("cpu"))
-    return f"{weights.default_id().hex()} {hashlib.sha256(code).hexdigest()[:8]} {precision}"
+    code = b"".join(path.read_bytes() for path in [package / "codec.py", package / "plugin.py", *layers])
+    precision = find_precision(torch.device("cpu"))
+    return f"{weights_files.default_id().hex()} {hashlib.sha256(code).hexdigest()[:8]} {precision}"
 
 
 def pillow(format: str, settings: Iterable[float], option: str = "quality", **options: Any) -> Codec:
@@ -94,11 +97,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "mcq-e2": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=2),
     "mcq-e3": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=3),
     "jpeg": lambda: pillow(
-        "JPEG",
-        (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93),
-        optimize=True,
-        progressive=True,
-        subsampling="4:2:0",
+        "JPEG", (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93), optimize=True, progressive=True, subsampling="4:2:0"
     ),
     "webp": lambda: pillow("WEBP", (1, 5, 10, 20, 30, 45, 60, 75, 82, 88, 93), method=6),
     "avif": lambda: pillow("AVIF", AVIF, speed=6, subsampling="4:2:0"),
@@ -254,25 +253,50 @@ def run(args: argparse.Namespace) -> None:
             writer.writeheader()
             writer.writerows(rows)
     if args.plot:
-        plot(rows, codecs, metrics, args.plot)
+        plot(rows, args.plot)
 
 
-def plot(rows: list[Row], codecs: list[str], metrics: list[str], path: str | IO[bytes]) -> None:
-    """Every metric against bits per pixel."""
+def read_csv(path: str) -> list[Row]:
+    """The rows that `--csv` wrote."""
+    with open(path, newline="") as file:
+        table = list(csv.DictReader(file))
+    words = ("image", "codec")
+    return [{k: v if k in words else float(v) for k, v in row.items() if v} for row in table]
+
+
+# what a plot shows, ours last and on top: colour, width, name
+LINES = {
+    "jpeg": ("#a0a0a0", 1.2, "JPEG"),
+    "webp": ("#6f9c6b", 1.2, "WebP"),
+    "jpegxl": ("#8f7fb8", 1.2, "JPEG XL"),
+    "avif": ("#c98a3d", 1.2, "AVIF"),
+    "mcq": ("#1f4fa8", 2.8, "mcq"),
+}
+MOST_BPP = 1.2
+
+
+def plot(rows: list[Row], path: str | IO[bytes]) -> None:
+    """Every metric against bits per pixel, each line named where it ends."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4.5), squeeze=False)
+    metrics = [metric for metric in METRICS if metric in rows[0]]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 4.2), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        for codec in codecs:
-            table = [r for r in means(rows, codec, metrics) if r["bpp"] < 1.6]
-            axis.plot([r["bpp"] for r in table], [r[metric] for r in table], "o-", ms=3, label=codec)
+        for codec, (colour, width, name) in LINES.items():
+            table = [r for r in means(rows, codec, [metric]) if r["bpp"] <= MOST_BPP]
+            if not table:
+                continue
+            axis.plot([r["bpp"] for r in table], [r[metric] for r in table], color=colour, linewidth=width)
+            weight = "bold" if codec == "mcq" else "normal"
+            place = table[-1]["bpp"] + 0.015, table[-1][metric]
+            axis.text(*place, name, color=colour, fontweight=weight, va="center", fontsize=9)
+        axis.set_xlim(0, MOST_BPP + 0.2)
         axis.set_xlabel("bits per pixel")
-        axis.set_ylabel(METRICS[metric])
-        axis.grid(alpha=0.3)
-    axes[0][0].legend()
+        axis.set_title(METRICS[metric], loc="left", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
     figure.tight_layout()
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)

@@ -1,4 +1,4 @@
-"""One self-contained page: rate-distortion plots and tables, and crops beside other codecs at equal bytes."""
+"""One self-contained page: rate-distortion plots and tables, and crops beside other codecs at similar bytes."""
 
 from __future__ import annotations
 
@@ -6,47 +6,43 @@ import argparse
 import base64
 import html
 import io
-import re
 from datetime import date
 from pathlib import Path
 
+import markdown
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pillow_mcquic import compare, weights
+from pillow_mcquic import weights_files
+from pillow_mcquic.cli import compare
 
 from . import rd
 
 SHOWN = (448, 336)  # width and height of the crops
 
 
-def to_html(markdown: str) -> str:
-    """Pipe tables as tables, anything else as paragraphs."""
-    parts = []
-    for block in re.split(r"\n\s*\n|(?<!\|)\n(?=\|)", markdown.strip()):
-        lines = block.strip().splitlines()
-        if not lines[0].startswith("|"):
-            parts.append(f"<p>{html.escape(block.strip())}</p>")
-            continue
-        rows = [[html.escape(cell.strip()) for cell in line.strip().strip("|").split("|")] for line in lines]
-        table = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in rows[0]) + "</tr>"]
-        table += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:]]
-        parts.append(f'<div class="table"><table>{"".join(table)}</table></div>')
-    return "\n".join(parts)
+def to_html(text: str) -> str:
+    """Markdown with tables."""
+    made = markdown.markdown(html.escape(text, quote=False), extensions=["tables"])
+    return made.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure what is not measured yet, then write the page."""
     if "mcq" not in args.codecs.split(","):
         raise SystemExit("--codecs must name mcq: the page is about it")
-    rows, codecs, metrics = rd.measure(args)
+    if args.measured:
+        rows = rd.read_csv(args.measured)
+        codecs, metrics = args.codecs.split(","), args.metrics.split(",")
+    else:
+        rows, codecs, metrics = rd.measure(args)
     paths = rd.lossless(args.images)
     picture = io.BytesIO()
-    rd.plot(rows, codecs, metrics, picture)
+    rd.plot(rows, picture)
     url = "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
     introduction = [
-        f"<p>{len(paths)} images, model {weights.default_id().hex()}, {date.today()}; bytes of real files.</p>",
+        f"<p>{len(paths)} images, model {weights_files.default_id().hex()}, {date.today()}; bytes of real files.</p>",
         f'<div class="table"><img class="plot" src="{url}" alt="rate against distortion"></div>',
         "<h2>BD-rate</h2><p>Bytes that mcq needs for the same figure, against each codec.</p>",
         to_html(rd.bd_table(rows, "mcq", codecs, metrics)),
@@ -56,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         introduction.append(f"<details><summary>{html.escape(name)}, means by setting</summary>{table}</details>")
     for path in args.include:
         introduction.append(to_html(Path(path).read_text("utf-8")))
-    introduction.append("<h2>By eye, at equal bytes</h2>")
+    introduction.append("<h2>By eye, at similar bytes</h2>")
     step = max(1, len(paths) // args.pictures)
     viewed = []
     for path in tqdm(paths[::step][: args.pictures], unit="picture"):

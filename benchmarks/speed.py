@@ -49,10 +49,10 @@ def mosaic(folder: str, megapixels: float) -> NDArray[np.uint8]:
 
 
 def clocked(spent: dict[str, float], stage: str, function: Any) -> Any:
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         began, before = time.perf_counter(), sum(spent.values())
         try:
-            return function(*args)
+            return function(*args, **options)
         finally:
             inner = sum(spent.values()) - before  # of the stages inside this one
             spent[stage] += time.perf_counter() - began - inner
@@ -81,9 +81,11 @@ def one_direction(
     """All figures of a size, "encode" to a file or "decode" of it, in this process."""
     import torch
 
-    from pillow_mcquic import codec, coder, container
-    from pillow_mcquic.engine import Engine
-    from pillow_mcquic.model.prior import Prior
+    from pillow_mcquic import codec
+    from pillow_mcquic.bitstream import container, entropy
+    from pillow_mcquic.engine.decoder import Decoder
+    from pillow_mcquic.engine.encoder import Encoder
+    from pillow_mcquic.model.entropy_model import EntropyModel, HyperNetwork
 
     if threads:
         torch.set_num_threads(threads)
@@ -91,16 +93,16 @@ def one_direction(
     codec.decode(warm)
     spent = dict.fromkeys(STAGES, 0.0)
     # stages are told apart at the codec's own seams
-    engine_class: Any = Engine
-    prior_class: Any = Prior
-    engine_class.quantise = clocked(spent, "networks", engine_class.quantise)
-    engine_class.synthesise = clocked(spent, "networks", engine_class.synthesise)
-    for part in ("hidden_1", "classes_1", "classes_2", "classes_3", "log_energy"):
-        setattr(prior_class, part, clocked(spent, "tables", getattr(prior_class, part)))
-    encoder_class: Any = coder.Encoder
-    encoder_class.write = clocked(spent, "range coder", encoder_class.write)
-    decoder_class: Any = coder.Decoder
-    decoder_class.read = clocked(spent, "range coder", decoder_class.read)
+    for stage, owner, methods in (
+        ("networks", Encoder, ("analyse", "encode")),
+        ("networks", Decoder, ("images",)),
+        ("tables", EntropyModel, ("static_classes", "embedding", "log_energies", "bank_classes")),
+        ("tables", HyperNetwork, ("hidden",)),
+        ("range coder", entropy.Encoder, ("write",)),
+        ("range coder", entropy.Decoder, ("read",)),
+    ):
+        for method in methods:
+            setattr(owner, method, clocked(spent, stage, getattr(owner, method)))
     if direction == "encode":
         picture = mosaic(folder, megapixels)
         work = functools.partial(codec.encode, picture, quality=quality, effort=effort)

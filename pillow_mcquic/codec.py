@@ -39,8 +39,8 @@ REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
 LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 
-_decoders: dict[bytes, DecoderBundle] = {}
-_encoders: dict[bytes, EncoderBundle] = {}
+loaded_decoders: dict[bytes, DecoderBundle] = {}
+loaded_encoders: dict[bytes, EncoderBundle] = {}
 
 
 def refinement_iterations(effort: object) -> int:
@@ -66,10 +66,10 @@ def load_decoder(model: bytes, device: torch.device | str | None = None) -> Deco
         forks.prepare_thread_pool()
         # tensors made in a caller's inference mode could not take part in a refinement
         with torch.inference_mode(False):
-            if model not in _decoders:
+            if model not in loaded_decoders:
                 keep_freed_memory()
-                _decoders[model] = bundle.load_decoder(weights_files.find_decoder(model))
-        return Decoder(_decoders[model], Device.choose(device))
+                loaded_decoders[model] = bundle.load_decoder(weights_files.find_decoder(model))
+        return Decoder(loaded_decoders[model], Device.choose(device))
 
 
 def load_encoder(device: torch.device | str | None = None) -> Encoder:
@@ -83,9 +83,9 @@ def load_encoder(device: torch.device | str | None = None) -> Encoder:
         from .engine.encoder import Encoder
 
         with torch.inference_mode(False):
-            if model not in _encoders:
-                _encoders[model] = bundle.load_encoder(weights_files.find_encoder(model), decoder.bundle)
-        return Encoder(_encoders[model], decoder.device)
+            if model not in loaded_encoders:
+                loaded_encoders[model] = bundle.load_encoder(weights_files.find_encoder(model), decoder.bundle)
+        return Encoder(loaded_encoders[model], decoder.device)
 
 
 def split_channels(pixels: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]:

@@ -1,19 +1,31 @@
-"""What tests share: crops of one photo that the repository ships, settings put back, random numbers."""
+"""What tests share: crops of one photo that the repository ships, the shipped model, settings put back."""
 
 from __future__ import annotations
 
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pillow_mcquic import runtime  # registers the format too
+from pillow_mcquic import codec, metrics, runtime  # registers the format too
+
+if TYPE_CHECKING:
+    from pillow_mcquic.engine.bundle import DecoderBundle, EncoderBundle
 
 PHOTO = Path(__file__).parent / "images" / "parrots.png"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs CUDA where there is none."""
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA here")
 
 
 def to_bytes(image: Image.Image, **options: Any) -> bytes:
@@ -32,14 +44,13 @@ def from_bytes(data: bytes) -> Image.Image:
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
     """Peak signal-to-noise ratio, dB."""
-    mse = np.square(np.asarray(a, float) - np.asarray(b, float)).mean()
-    return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
+    return metrics.psnr(np.asarray(a), np.asarray(b))
 
 
 @pytest.fixture(autouse=True)
 def configured_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards, whatever device and precision a test configures."""
-    monkeypatch.setattr(runtime, "_options", dict(runtime._options))
+    monkeypatch.setattr(runtime, "chosen", dict(runtime.chosen))
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +58,12 @@ def same_random_numbers() -> None:
     """Every test draws the same ones, whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def float32() -> None:
+    """The networks run in float32."""
+    runtime.configure(precision="float32")
 
 
 @pytest.fixture(scope="session")
@@ -68,15 +85,27 @@ def small_file(small: Image.Image) -> bytes:
     return to_bytes(small)
 
 
-@pytest.fixture(params=[True, False], ids=["picked", "dense"])
-def picking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the quantiser picks out what it must search, as on a CPU, or searches all at once, as on CUDA."""
-    monkeypatch.setattr("pillow_mcquic.model.search.PICKING", {"cpu"} if request.param else set())
-    for module in ("search", "expectation"):
-        monkeypatch.setattr(f"pillow_mcquic.model.{module}.WIDE_CHUNK", 128)
+@pytest.fixture(scope="session")
+def encoder_bundle() -> EncoderBundle:
+    """What the shipped model needs to encode."""
+    return codec.load_encoder("cpu").bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(encoder_bundle: EncoderBundle) -> DecoderBundle:
+    """What the shipped model needs to decode."""
+    return encoder_bundle.decoder
+
+
+@pytest.fixture(params=[True, False], ids=["pruned", "dense"])
+def pruning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the codeword search picks out what it must search, as on a CPU, or searches all, as on CUDA."""
+    monkeypatch.setattr("pillow_mcquic.model.nearest.PRUNING_DEVICES", {"cpu"} if request.param else set())
+    for module in ("nearest", "expectation"):
+        monkeypatch.setattr(f"pillow_mcquic.model.{module}.WIDE_BLOCK", 128)
     import torch
 
-    from pillow_mcquic.model import search
+    from pillow_mcquic.model import nearest
 
-    assert search.picks(torch.device("cpu")) == request.param
+    assert nearest.prunes(torch.device("cpu")) == request.param
     return bool(request.param)

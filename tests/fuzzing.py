@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pillow_mcquic import codec, container, weights
+from pillow_mcquic import codec, weights_files
+from pillow_mcquic.bitstream import alpha, container
+from pillow_mcquic.quality import Quality
 
 
 def flips(data: bytes) -> Iterator[bytes]:
@@ -57,8 +59,8 @@ def whole_file(data: bytes) -> bytes:
     stream, other = rest[:cut], rest[cut:]
     chunks = {container.COMMENT: other[:20]}
     if mode.endswith("A"):
-        chunks[container.ALPHA] = other if fields[0] & 64 else codec.pack_alpha(np.zeros((height, width), "u1"))
-    header = container.Header(width, height, mode, quality, weights.default_id())
+        chunks[container.ALPHA] = other if fields[0] & 64 else alpha.pack(np.zeros((height, width), "u1"))
+    header = container.Header(width, height, mode, Quality(quality), weights_files.default_id())
     return container.write(header, stream, chunks)
 
 
@@ -69,7 +71,7 @@ def one_input(data: bytes) -> None:
     file = data[1:] if data[0] % 2 else whole_file(data[1:])
     try:
         parsed = container.read(io.BytesIO(file))
-        codec.check_size(parsed.header)
+        codec.check_sizes([parsed.header])
         pixels = codec.decode_file(parsed)
     except (container.NotMcqError, OSError) as error:
         if not str(error):

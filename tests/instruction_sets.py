@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-INSTRUCTION_SETS = {
-    "avx512 with amx": {},
+import torch
+
+EVERY = {
+    "all there are": {},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "sse": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
 }
+
+
+def _there(name: str) -> bool:
+    """Whether this processor has what an environment asks torch to use."""
+    return name != "avx512" or bool(torch.cpu.get_capabilities().get("avx512_f"))
+
+
+INSTRUCTION_SETS = {name: environment for name, environment in EVERY.items() if _there(name)}

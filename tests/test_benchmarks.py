@@ -72,7 +72,7 @@ def test_rows_are_of_one_encoder(photo: Image.Image, tmp_path: Path) -> None:
 def test_tables_become_html() -> None:
     text = report.to_html("Some <text>.\n\n| a | b |\n|---|---|\n| 1 | x & y |\n")
     assert "<p>Some &lt;text&gt;.</p>" in text
-    assert "<tr><th>a</th><th>b</th></tr><tr><td>1</td><td>x &amp; y</td></tr>" in text
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", text) == ["a", "b", "1", "x &amp; y"]
 
 
 def test_report_of_one_picture(photo: Image.Image, tmp_path: Path) -> None:
@@ -90,13 +90,14 @@ def test_report_of_one_picture(photo: Image.Image, tmp_path: Path) -> None:
         quality=[3.0],
         against="webp",
         include=[str(tmp_path / "speed.md")],
+        measured=None,
     )
     report.run(args)
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "http" not in re.sub(r"data:image/[a-z]*;base64,[^\"]*", "", text)
     assert '<img class="plot" src="data:image/png;base64,' in text
     assert "<td>webp</td>" in text
-    assert "<tr><td>2</td><td>0.5</td></tr>" in text
+    assert "<td>0.5</td>" in text
     found = re.search(r'id="content">(.*?)</script>', text, re.DOTALL)
     assert found
     (picture,) = json.loads(found[1])["pictures"]

@@ -8,7 +8,7 @@ import random
 import pytest
 from PIL import Image
 
-from pillow_mcquic import container
+from pillow_mcquic.bitstream import container
 
 from .conftest import from_bytes, to_bytes
 from .fuzzing import cuts, flips, mutations

@@ -18,12 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_mcquic import codec, container, runtime
-from pillow_mcquic.engine import Engine
+from pillow_mcquic import codec, runtime
+from pillow_mcquic.bitstream import container
+from pillow_mcquic.engine.device import int8_native
 
 from .instruction_sets import INSTRUCTION_SETS
 
 GOLDEN = Path(__file__).parent / "golden"
+
 
 # file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
@@ -42,10 +44,11 @@ FILES = {
 def codes_digest(path: Path) -> str:
     """SHA-256 over the little-endian int16 codes of a file."""
     parsed = container.read(io.BytesIO(path.read_bytes()))
-    engine = Engine(codec.load_weights(parsed.header.model))
+    decoder = codec.load_decoder(parsed.header.model)
+    codes = decoder.read([parsed.codes], parsed.header).codes
     digest = hashlib.sha256()
-    for codes in engine.read_stream(parsed.codes, parsed.header)[0]:
-        digest.update(codes.astype("<i2").tobytes())
+    for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3
+        digest.update(bank[0].numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -59,10 +62,12 @@ EXPECTED = {name: facts[3] for name, facts in FILES.items()}
 # grey levels that a sample may be off the picture made in float32, and all of them in the mean: processors sum bfloat16
 # in different orders and round at different places
 TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0), "int8": (6, 1.0)}
+
+
 PRECISIONS = [
     "float32",
     "bfloat16",
-    pytest.param("int8", marks=pytest.mark.skipif(not runtime.int8_native(torch.device("cpu")), reason="no VNNI")),
+    pytest.param("int8", marks=pytest.mark.skipif(not int8_native(torch.device("cpu")), reason="no VNNI")),
 ]
 
 
@@ -113,7 +118,7 @@ def test_codes_on_instruction_sets(name: str) -> None:
     assert out.stdout.strip() == str(EXPECTED)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.cuda
 def test_cuda_and_cpu_read_each_other(small: Image.Image) -> None:
     pixels = np.asarray(small)
     files, pictures = {}, {}

@@ -19,8 +19,8 @@ from torch import Tensor
 from .. import codec, weights_files
 from .. import quality as quality_scale
 from ..bitstream import container
-from ..bitstream.coding_order import LEVELS, SQUARE, grids_of
 from ..bitstream.container import File, Header
+from ..bitstream.grids import LEVELS, SQUARE, grids_of
 from ..engine.decoder import Coded, Decoder
 from ..model.config import Config
 from ..nn.reshape import pad_to_multiple

@@ -18,11 +18,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = (3, 2, 1)
-SQUARE = 16  # pixels to a side of what a position of level 1 stands for
-
-Grid = tuple[int, int]  # rows, columns
-Grids = dict[int, Grid]  # by level
 Array = TypeVar("Array", bound=Any)  # of numpy or torch
 
 
@@ -39,12 +34,6 @@ class Bank:
     def channels(self) -> int:
         """Channels of the latent that the bank quantises."""
         return self.groups * self.dim
-
-
-def grids_of(width: int, height: int) -> Grids:
-    """Rows and columns of each level for a picture of so many pixels, which is padded to whole positions."""
-    rows, columns = -(-height // SQUARE), -(-width // SQUARE)
-    return {level: (-(-rows // 2 ** (level - 1)), -(-columns // 2 ** (level - 1))) for level in LEVELS}
 
 
 def next_context(context: Array, codes: Any) -> Array:

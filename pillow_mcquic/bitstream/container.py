@@ -18,7 +18,7 @@ from typing import IO
 
 from ..errors import BadFileError, NotMcqError
 from ..quality import Quality
-from .coding_order import SQUARE, Grids, grids_of
+from .grids import SQUARE, Grids, grids_of
 
 # non-ASCII, name, CR LF, ^Z, LF: damage by text-mode copies shows in the magic already
 MAGIC = b"\x8bMCQ\r\n\x1a\n"

@@ -7,13 +7,14 @@ the decoder it was made for, so a better one needs no new id (docs/format.md, se
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class DecoderBundle:
         """Build it from the tensors of a file; ValueError, KeyError or RuntimeError for others than these."""
         self.id, self.config = id, Config.from_dict(json.loads(config_text))
         parameters = {n: t for n, t in arrays.items() if not n.startswith((ENTROPY_MODEL, TABLES))}
-        with torch.device("cpu"):
+        with fresh_parameters():
             self.model = load_parameters(DecoderModel(self.config), parameters)
         integers = {
             name.removeprefix(ENTROPY_MODEL): torch.from_numpy(array)
@@ -95,7 +96,7 @@ class EncoderBundle:
     def __init__(self, decoder: DecoderBundle, config_text: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Build it from the tensors of a file; errors as of `DecoderBundle`."""
         self.decoder, self.config = decoder, EncoderConfig.from_dict(json.loads(config_text))
-        with torch.device("cpu"):
+        with fresh_parameters():
             self.model = load_parameters(EncoderModel(self.config, decoder.config), arrays)
         self._on_device: dict[str, EncoderModel] = {}
         self._searches: dict[str, list[BankSearch]] = {}
@@ -123,6 +124,14 @@ class EncoderBundle:
                     for number, bits in enumerate(self._bits)
                 ]
             return self._searches[str(device)]
+
+
+@contextlib.contextmanager
+def fresh_parameters() -> Iterator[None]:
+    """Context in which models are made on the CPU, and draw no random numbers of the caller's."""
+    # not on the meta device: that would make torch import its compiler, for a second
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        yield
 
 
 def load_parameters(model: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:

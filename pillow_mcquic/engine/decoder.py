@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.coding_order import SQUARE, Grids
 from ..bitstream.container import Header
+from ..bitstream.grids import SQUARE, Grids
 from ..errors import BadFileError, DamagedStreamError
 from ..model.model import Cascade
 from ..nn.reshape import empty_planes, quarters_to_pixels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.coding_order import SQUARE, Grids, grids_of
+from ..bitstream.grids import SQUARE, Grids, grids_of
 from ..model.coding_state import CodingState
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.coding_order import SQUARE, grids_of
+from ..bitstream.grids import SQUARE, grids_of
 from ..model.distortion import Distortion
 from ..nn.layers import unit_range
 from ..nn.linear import int8_products

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..bitstream.coding_order import LEVELS, Grids
+from ..bitstream.grids import LEVELS, Grids
 from ..nn.reshape import repeat_2x2
 from .config import Config
 

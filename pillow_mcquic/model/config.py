@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..bitstream.coding_order import LEVELS, Bank
+from ..bitstream.coding_order import Bank
+from ..bitstream.grids import LEVELS
 from .distortion import Distortion
 
 PREVIEW_BANKS = {2: 4, 4: 3, 8: 2}  # scale of a preview: how many banks of level 1 it is made of

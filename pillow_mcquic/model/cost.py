@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..bitstream.coding_order import grids_of
+from ..bitstream.grids import grids_of
 from ..quality import DEFAULT
 from .entropy_model import EntropyModel
 from .model import Cascade, DecoderModel, EncoderModel

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bitstream.coding_order import Grids
+from ..bitstream.grids import Grids
 from ..nn.integer import (
     MAGNITUDE,
     add_finer,
@@ -204,12 +204,12 @@ class EntropyModel:
     def embedding(self, number: int, codes: Tensor) -> Tensor:
         """Codes of a bank (B, groups, stages, h, w) -> their rounded codewords (B, groups * dim, h, w)."""
         bank, device = self.config.banks[number], codes.device
-        groups = torch.arange(bank.groups, device=device)
-        total = torch.zeros(())
+        groups, parts = torch.arange(bank.groups, device=device), []
         for table, index in zip(self.codewords[number], codes.unbind(2), strict=True):
             at = index.permute(0, 2, 3, 1) + groups * table.shape[1]
-            total = total.to(device) + F.embedding(at, table.flatten(0, 1).to(device, holding_type(device)))
-        total = total.div_(CODEWORD_ONE // EMBEDDING_ONE).add_(0.5).floor_().clamp_(-MAGNITUDE, MAGNITUDE)
+            parts.append(F.embedding(at, table.flatten(0, 1).to(device, holding_type(device))))
+        total = functools.reduce(torch.add, parts)
+        total = total.div(CODEWORD_ONE // EMBEDDING_ONE).add_(0.5).floor_().clamp_(-MAGNITUDE, MAGNITUDE)
         return total.flatten(3).permute(0, 3, 1, 2)
 
     def log_energies(self, number: int, codes: Tensor) -> Tensor:

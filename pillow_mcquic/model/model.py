@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..bitstream.coding_order import LEVELS, Grids
+from ..bitstream.grids import LEVELS, Grids
 from ..nn.layers import at_quality, per_channel
 from .codebooks import Codebooks
 from .config import Config, EncoderConfig

@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bitstream.coding_order import Grids
+from ..bitstream.grids import Grids
 from ..model.coding_state import CodingState
 from ..model.config import Config
 from ..model.entropy_model import ACTIVATION_ONE, EMBEDDING_ONE, ENERGY_ONE

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bitstream.coding_order import LEVELS, grids_of
+from ..bitstream.grids import LEVELS, grids_of
 from ..model.config import Config, EncoderConfig
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade, DecoderModel, EncoderModel

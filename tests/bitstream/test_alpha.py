@@ -1,0 +1,41 @@
+"""Alpha: without loss, and never inflated beyond the picture."""
+
+from __future__ import annotations
+
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+
+from pillow_mcquic.bitstream import alpha
+
+
+@pytest.mark.parametrize("kind", ["gradient", "noise", "binary", "flat"])
+def test_alpha_is_lossless(kind: str) -> None:
+    y, x = np.mgrid[0:70, 0:90]
+    plane = {
+        "gradient": (x + y) % 256,
+        "noise": np.random.default_rng(0).integers(0, 256, (70, 90)),
+        "binary": ((x - 45) ** 2 + (y - 35) ** 2 < 900) * 255,
+        "flat": np.full((70, 90), 17),
+    }[kind].astype(np.uint8)
+    payload = alpha.pack(plane)
+    assert np.array_equal(alpha.unpack(payload, 90, 70), plane)
+    assert len(payload) < (6500 if kind == "noise" else 350)
+
+
+def test_alpha_bomb_is_cut_short() -> None:
+    bomb = b"\0" + zlib.compress(bytes(100_000_000))
+    tracemalloc.start()
+    with pytest.raises(OSError, match="alpha"):
+        alpha.unpack(bomb, 100, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03x", b"\0garbage", b"\0" + zlib.compress(b"short")])
+def test_damaged_alpha_is_an_oserror(payload: bytes) -> None:
+    with pytest.raises(OSError, match="alpha"):
+        alpha.unpack(payload, 10, 10)

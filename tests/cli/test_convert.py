@@ -1,0 +1,92 @@
+"""`mcq encode`, `decode` and `try`, as a user runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pillow_mcquic import cli
+
+from ..conftest import psnr
+
+
+def test_folder_there_and_back(
+    folder: Path, tmp_path: Path, small: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["encode", str(folder), "-o", str(tmp_path / "mcq"), "-q", "6"]) == 0
+    assert "encoded 2 of 2 files" in capsys.readouterr().out
+    assert cli.main(["decode", str(tmp_path / "mcq"), "-o", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert psnr(image, small) > 30
+    with Image.open(tmp_path / "out" / "sub" / "b.png") as image:
+        assert image.getexif()[0x0112] == 3
+        assert image.info["dpi"] == pytest.approx((96, 96), abs=0.02)
+    with Image.open(tmp_path / "mcq" / "sub" / "b.mcq") as image:
+        assert image.info["comment"] == b"hello"
+        assert image.info["dpi"] == (96, 96)
+
+
+def test_one_file_to_a_named_file(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(tmp_path / "x.mcq"), "--bpp", "0.3"]) == 0
+    assert (tmp_path / "x.mcq").stat().st_size * 8 / (150 * 101) == pytest.approx(0.3, rel=0.03)
+    assert cli.main(["decode", str(tmp_path / "x.mcq"), "-o", str(tmp_path / "y.webp")]) == 0
+    with Image.open(tmp_path / "y.webp") as image:
+        assert image.format == "WEBP"
+
+
+def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.mcq").write_text("precious")
+    assert cli.main(["encode", str(folder / "a.png")]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert (folder / "a.mcq").read_text() == "precious"
+    assert cli.main(["encode", "--overwrite", str(folder / "a.png")]) == 0
+    assert (folder / "a.mcq").read_bytes()[:4] == b"\x8bMCQ"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["encode", "nowhere.png"], 2, "no such file"),
+        (["encode", "{folder}/notes.txt"], 1, "cannot identify"),
+        (["encode", "{folder}/a.png", "-q", "9"], 2, "from 1"),
+        (["encode", "{folder}/a.png", "-o", "-"], 2, "standard output"),
+        (["decode", "{folder}/a.png", "-o", "{folder}/x.jpg"], 1, "is no .mcq file"),
+        (["encode", "{folder}/a.png", "--max-bytes", "10"], 1, "too small"),
+        (["encode", "{folder}/a.png", "{folder}/sub/b.jpg", "-o", "{folder}/notes.txt"], 2, "must name a folder"),
+        (["decode", "{folder}"], 2, "no images"),
+        (["decode", "{folder}/a.png", "--format", "xyz"], 2, "no image format"),
+        (["decode", "{folder}/a.png", "--format", "psd"], 2, "no image format"),
+        (["encode", "{folder}/a.png", "-o", "{folder}/x.jpg"], 2, "must end in .mcq"),
+        (["encode", ""], 2, "an input is empty"),
+        (["try", "{folder}/a.png", "-o", "{folder}/a.png"], 2, "exists"),
+        (["try", "{folder}/a.png", "-o", "{folder}/x.mcq"], 2, "no suffix"),
+        (["try", "{folder}/a.png", "-o", "{folder}/a.png", "--overwrite"], 2, "is the picture itself"),
+        (["try", "{folder}/a.png", "-q", "0"], 2, "from 1"),
+        (["compare", "{folder}/a.png", "-o", "{folder}/a.png", "--overwrite"], 2, "must end in .html"),
+        (["info", "{folder}/a.png"], 1, "a.png: not an .mcq file"),
+        (["verify", "{folder}/a.png"], 1, "not an .mcq file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments: list[str], status: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([a.format(folder=folder) for a in arguments]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_try_prints_what_a_picture_cost(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["try", str(folder / "a.png"), "-o", str(tmp_path / "seen.png")]) == 0
+    printed = capsys.readouterr().out
+    for part in ("bytes", "bpp", "PSNR", "encode", "decode"):
+        assert part in printed
+    with Image.open(tmp_path / "seen.png") as image:
+        assert image.size == (150, 101)
+
+
+def test_try_overwrites_nothing_unasked(folder: Path) -> None:
+    (folder / "seen.mcq").write_text("precious")
+    assert cli.main(["try", str(folder / "a.png"), "-o", str(folder / "seen.png")]) == 2
+    assert (folder / "seen.mcq").read_text() == "precious"
+    assert not (folder / "seen.png").exists()

@@ -1,0 +1,75 @@
+"""The encoder: what it writes is what the decoder reads."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pillow_mcquic import codec
+from pillow_mcquic.bitstream.container import Header
+from pillow_mcquic.engine.bundle import EncoderBundle
+from pillow_mcquic.engine.device import Device
+from pillow_mcquic.engine.encoder import Encoder
+from pillow_mcquic.model.codebooks import FIRST_STEP_CLASS
+from pillow_mcquic.quality import Quality
+
+
+def pixels_of(photo: Image.Image, width: int, height: int) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(photo)[:height, :width])
+
+
+@pytest.mark.parametrize("size", [(300, 200), (1, 1), (33, 400)])
+def test_a_stream_gives_the_codes_back(size: tuple[int, int], photo: Image.Image) -> None:
+    encoder, quality = codec.load_encoder(), Quality(900)
+    coded, _ = encoder.encode(encoder.images(pixels_of(photo, *size)), quality)
+    header = Header(*size, "RGB", quality, encoder.bundle.decoder.id)
+    read = encoder.decoder.read(encoder.write(coded), header)
+    for a, b in zip(read.codes + read.classes, coded.codes + coded.classes, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_qualities_share_is_found_once(photo: Image.Image) -> None:
+    encoder = codec.load_encoder()
+    images = encoder.images(pixels_of(photo, 130, 90))
+    analysed = encoder.analyse(images)
+    for quality in (Quality(300), Quality(2000), Quality(300)):
+        alone, shared = encoder.encode(images, quality)[0], encoder.encode(images, quality, analysed)[0]
+        assert all(torch.equal(a, b) for a, b in zip(alone.codes, shared.codes, strict=True))
+
+
+def test_tiles_give_the_codes_and_pixels_of_the_whole(
+    photo: Image.Image, encoder_bundle: EncoderBundle, float32: None
+) -> None:
+    quality, header = Quality(1024), Header(768, 400, "RGB", Quality(1024), encoder_bundle.decoder.id)
+    whole = Encoder(encoder_bundle, dataclasses.replace(Device.choose("cpu", 1 << 20), block_positions=1 << 20))
+    tiled = Encoder(encoder_bundle, Device.choose("cpu", tile_positions=150))
+    images = whole.images(pixels_of(photo, 768, 400))
+    coded, other = (encoder.encode(images, quality)[0] for encoder in (whole, tiled))
+    for a, b in zip(coded.codes, other.codes, strict=True):
+        assert torch.equal(a, b)
+    for scale in (1, 2, 4, 8):
+        read = whole.decoder.read(whole.write(coded), header, scale)
+        expected = whole.decoder.pixels(read, header, scale).astype(int)
+        assert abs(expected - tiled.decoder.pixels(read, header, scale)).max() <= 1
+
+
+def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle: EncoderBundle) -> None:
+    encoder = Encoder(encoder_bundle, Device.choose("cpu"))
+    model = encoder.decoder.model = copy.deepcopy(encoder.decoder.model)
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.checkerboard.parameters():  # random, so that every input counts
+        parameter.data.normal_(generator=generator).mul_(0.1)
+    quality, number = torch.tensor([3.0]), 2
+    x = torch.randn(2, 8, 7, 10, generator=torch.Generator().manual_seed(9)) * 5
+    classes = torch.full((2, 8, 7, 10), 12, dtype=torch.uint8)
+    with torch.inference_mode(), encoder.device.networks():
+        codes = encoder.choose_checkerboard(number, x, classes, quality)
+        found = model.checkerboard.restore(model.sum_codewords(number, codes, classes), quality)
+    step = float(model.books(number).log_step[:, 12 - FIRST_STEP_CLASS].exp().max())
+    assert (found - x).abs().mean() < 0.5 * step  # a mean too many would be of the size of x
+    assert x.abs().mean() > 3
