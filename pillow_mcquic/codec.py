@@ -21,7 +21,7 @@ from .bitstream import alpha, container, range_coder
 from .bitstream.container import ALPHA, METADATA, File, Header
 from .engine import forks
 from .quality import Quality
-from .target_search import bracket
+from .target_search import search_size
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 EFFORT_DEFAULT = 1
 REFINEMENT_ITERATIONS = {1: 0, 2: 4, 3: 16}  # by effort
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
-SIZE_TOLERANCE = 0.01
 FIRST_TRY = Quality(1152)  # of a size search: 4.5
 REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
-LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
 
 loaded_decoders: dict[bytes, DecoderBundle] = {}
@@ -195,44 +193,6 @@ def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) 
             raise ValueError(f"max_bytes must be a positive integer, got {max_bytes!r}")
         return float(min(max_bytes, 1 << 53))
     return None
-
-
-def search_size(make: Any, target: float, start: int, *, strict: bool) -> tuple[int, bytes]:
-    """The file nearest in size to `target`, or if `strict` the best one not above it, after its quality in 256ths.
-
-    Parameters
-    ----------
-    make : quality in 256ths -> a file.
-    target : bytes.
-    start : the first quality to try, in 256ths.
-
-    The log of the size is close to linear in quality, so a first guess, the usual slope and then interpolation take
-    three or four tries.  Raises ValueError when `strict` and quality 1 is larger.
-    """
-    least, most = (1.0 - SIZE_TOLERANCE) * target, (1.0 if strict else 1.0 + SIZE_TOLERANCE) * target
-
-    def tried(steps: int) -> tuple[float, bytes]:
-        data = make(steps)
-        return math.log(len(data)), data
-
-    lowest, highest = (bound * quality_scale.STEPS for bound in (quality_scale.LOWEST, quality_scale.HIGHEST))
-    found = bracket(
-        tried,
-        lowest,
-        highest,
-        math.log(target),
-        start=start,
-        slope=LOG_SIZE_PER_QUALITY / quality_scale.STEPS,
-        accept=(math.log(least), math.log(most)),
-        aim=math.log((least + most) / 2),
-    )
-    if strict:
-        if found.below is None:
-            needed = len(found.tries[0].made)
-            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {needed} bytes")
-        return found.below.setting, found.below.made
-    best = min(found.tries, key=lambda t: abs(len(t.made) - target))
-    return best.setting, best.made
 
 
 def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from . import codec, weights_files
 from .bitstream import container
-from .bitstream.container import COMMENT, DPI, ICC, METADATA, XMP
+from .bitstream.container import COMMENT, DPI, EXIF, ICC, METADATA, XMP
 from .errors import BadFileError, NotMcqError
 
 FORMAT = "MCQ"
@@ -120,7 +120,7 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
         value = given.get(name)
         if kind == DPI:
             continue
-        if isinstance(value, Image.Exif):
+        if kind == EXIF and isinstance(value, Image.Exif):
             value = value.tobytes()
         if value is None or value == b"" or value == "":
             continue

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from .quality import HIGHEST, LOWEST, STEPS
 
 Made = TypeVar("Made")
 MOST_TRIES = 14
 OVERSHOOT = 1.2  # of a step by the expected slope, so that the next try lies beyond the target
+SIZE_TOLERANCE = 0.01  # of a wanted size, within which a file is near enough
+LOG_SIZE_PER_QUALITY = 0.36  # a photo's file grows by about this factor, e^0.36, from one quality to the next
 LEAST_MOVE = 16  # settings, doubled with every step in one direction
 
 
@@ -88,3 +93,40 @@ def bracket(
             move *= 2
             step = max(move, round(OVERSHOOT * abs(aim - value) / slope))
             setting = min(high, max(low, setting + (step if aim > value else -step)))
+
+
+def search_size(make: Callable[[int], bytes], target: float, start: int, *, strict: bool) -> tuple[int, bytes]:
+    """The file nearest in size to `target`, or if `strict` the best one not above it, after its quality in 256ths.
+
+    Parameters
+    ----------
+    make : quality in 256ths -> a file.
+    target : bytes.
+    start : the first quality to try, in 256ths.
+
+    The log of the size is close to linear in quality, so a first guess, the usual slope and then interpolation take
+    three or four tries.  Raises ValueError when `strict` and quality 1 is larger.
+    """
+    least, most = (1.0 - SIZE_TOLERANCE) * target, (1.0 if strict else 1.0 + SIZE_TOLERANCE) * target
+
+    def tried(steps: int) -> tuple[float, bytes]:
+        data = make(steps)
+        return math.log(len(data)), data
+
+    found = bracket(
+        tried,
+        LOWEST * STEPS,
+        HIGHEST * STEPS,
+        math.log(target),
+        start=start,
+        slope=LOG_SIZE_PER_QUALITY / STEPS,
+        accept=(math.log(least), math.log(most)),
+        aim=math.log((least + most) / 2),
+    )
+    if strict:
+        if found.below is None:
+            needed = len(found.tries[0].made)
+            raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {needed} bytes")
+        return found.below.setting, found.below.made
+    best = min(found.tries, key=lambda t: abs(len(t.made) - target))
+    return best.setting, best.made

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import pillow_mcquic
-from pillow_mcquic import codec
 from pillow_mcquic.bitstream import container
 
 from .conftest import psnr
@@ -137,29 +136,3 @@ def test_metadata_may_be_most_of_max_bytes(small: Image.Image) -> None:
     pixels, chunks = np.asarray(small), {b"e": b"x" * 60000}
     least = len(pillow_mcquic.encode(pixels, quality=1, chunks=chunks))
     assert len(pillow_mcquic.encode(pixels, max_bytes=least + 4, chunks=chunks)) <= least + 4
-
-
-@pytest.mark.parametrize("target", [60.0, 100.0, 1234.0, 5000.0, 99999.0])
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("start", [256, 1152, 2048])
-def test_search_ends_near_the_target_whatever_the_curve(target: float, strict: bool, power: float, start: int) -> None:
-    calls = []
-
-    def at(quality: int) -> bytes:
-        calls.append(quality)
-        return bytes(round(100 * np.exp(6 * ((quality - 256) / 1792) ** power)))
-
-    smallest, largest = 100, len(at(2048))
-    calls.clear()
-    if strict and target < smallest:
-        with pytest.raises(ValueError, match="quality 1 needs 100 bytes"):
-            codec.search_size(at, target, start, strict=strict)
-        return
-    quality, data = codec.search_size(at, target, start, strict=strict)
-    assert quality in calls
-    size = len(data)
-    reachable = min(max(target, smallest), largest)
-    assert abs(size / reachable - 1) <= 0.03
-    assert not strict or size <= target
-    assert len(calls) == len(set(calls)) <= 14

@@ -1,4 +1,4 @@
-"""What the README and the examples say, run as it stands."""
+"""What README, guides and examples say, run as it stands; and what documents list."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def python_of(text: str) -> str:
+    """The Python of a page."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
 
 
-ROWS = dict(re.findall(r"^\| ([^|]+) \| (`.*`) \|$", README[README.index("## Other libraries") :], re.MULTILINE))
+GUIDES = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "guides").glob("*.md")}
+ROWS = dict(re.findall(r"^\| ([^|]+) \| (`.*`) \|$", GUIDES["libraries"], re.MULTILINE))
 
 
 # what a reader has imported already: name -> module, or module:attribute
@@ -92,13 +96,13 @@ def test_row_of_the_table(library: str, names: dict[str, Any]) -> None:
 
 
 def test_first_lines_of_the_readme(names: dict[str, Any]) -> None:
-    exec(BLOCKS[0], names)
+    exec(python_of(README), names)
     with Image.open("photo.mcq") as image:
         assert image.size == (128, 96)
 
 
-def test_dataset_of_the_readme(names: dict[str, Any]) -> None:
-    exec(BLOCKS[1], names)
+def test_dataset_of_the_guide_to_workers(names: dict[str, Any]) -> None:
+    exec(python_of(GUIDES["workers"]), names)
     photos = names["Photos"]()
     photos.paths = ["x.mcq"]
     assert photos[0].size == (128, 96)
@@ -128,3 +132,28 @@ def test_format_lists_the_banks_of_the_bundled_weights(bundle: DecoderBundle) ->
     text = (ROOT / "docs" / "format.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d) \| (\d) \| (\d+) \| (\d) \| ([\d, ]+) \|$", text, re.MULTILINE)
     assert [(*map(int, row[:4]), row[4]) for row in rows] == banks
+
+
+def test_readme_is_short() -> None:
+    assert len(README.split()) <= 700
+
+
+def test_links_of_documents_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_lowest_versions_are_those_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = dict(re.match(r"([a-z]+)>=([0-9.]+)", line).groups() for line in project["dependencies"])
+    lowest = dict(line.split("==") for line in (ROOT / ".ci" / "lowest.txt").read_text().splitlines() if "==" in line)
+
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".") if part != "0"]
+
+    assert {name: parts(version) for name, version in wanted.items()} == {
+        name: parts(version) for name, version in lowest.items()
+    }

@@ -219,14 +219,14 @@ class EntropyModel:
         """
         tables, table = self.codewords[number], self.behind_zero[number].to(codes.device)
         B, groups, stages, h, w = codes.shape
-        flat = codes.view(B, groups, stages, -1) if codes.is_contiguous() else codes.reshape(B, groups, stages, -1)
+        flat = codes.reshape(B, groups, stages, -1)
         result = torch.gather(table.expand(B, -1, -1), 2, flat[:, :, -1].long())
         if stages > 1:
             image, group, at = (flat[:, :, :-1] != 0).any(2).nonzero(as_tuple=True)
-            words = torch.zeros(len(group), tables[0].shape[2], dtype=torch.float64, device=codes.device)
+            summed = torch.zeros(len(group), tables[0].shape[2], dtype=torch.float64, device=codes.device)
             for stage, codewords in enumerate(tables):
-                words += codewords.to(codes.device)[group, flat[image, group, stage, at].long()]
-            result[image, group, at] = log_energy(words)
+                summed += codewords.to(codes.device)[group, flat[image, group, stage, at].long()]
+            result[image, group, at] = log_energy(summed)
         return pad_ring(result.view(B, groups, h, w))
 
     def static_classes(self, quality: Quality, grid: tuple[int, int], batch: int) -> Tensor:

@@ -158,9 +158,9 @@ def _fused(rows: Tensor, weight: Tensor, bias: Tensor, leaky: bool, onto: Tensor
     """rows @ weight.T + bias, then a leaky ReLU or a sum, in one pass over the result, by oneDNN."""
     product = torch.ops.mkldnn._linear_pointwise
     if onto is not None:
-        return in_blocks(lambda mine, under: product.binary(mine, under, weight, bias, "add"), rows, onto)
+        return in_blocks(lambda block, under: product.binary(block, under, weight, bias, "add"), rows, onto)
     name, slope = ("leaky_relu", [SLOPE]) if leaky else ("none", [])
-    return in_blocks(lambda mine: product(mine, weight, bias, name, slope, ""), rows)
+    return in_blocks(lambda block: product(block, weight, bias, name, slope, ""), rows)
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -212,8 +212,8 @@ class Linear:
             layer = self._packed(weight, torch.int8, lambda: int8.pack(weight))
             slope = SLOPE if leaky else None
 
-            def multiply(mine: Tensor, under: Tensor | None = None) -> Tensor:
-                return int8.multiply(mine, layer, bias, slope=slope, onto=under)
+            def multiply(block: Tensor, under: Tensor | None = None) -> Tensor:
+                return int8.multiply(block, layer, bias, slope=slope, onto=under)
 
             return in_blocks(multiply, *(t for t in (rows, onto) if t is not None), most=MOST_INT8_ROWS)
         if rows.device.type == "cpu" and fused_works():

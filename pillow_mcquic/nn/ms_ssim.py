@@ -43,7 +43,7 @@ class Original:
                 def maps(rows: slice, x: Tensor = x) -> Tensor:
                     return torch.stack([x[..., rows, :], x[..., rows, :].square()])
 
-                scales.append((x, *means(maps, x.shape[2], stride)))
+                scales.append((x, *window_means(maps, x.shape[2], stride)))
             return scales
 
 
@@ -56,7 +56,7 @@ def ms_ssim(picture: Tensor, original: Original) -> Tensor:
     with torch.autocast(picture.device.type, enabled=False):
         for i, (stride, (b, mean_b, square_b)) in enumerate(zip(STRIDES, original.scales, strict=True)):
             a = halved(a) if i else a
-            mean_a, square_a, product = Means.apply(a, b, stride)  # type: ignore[no-untyped-call]
+            mean_a, square_a, product = WindowMeans.apply(a, b, stride)  # type: ignore[no-untyped-call]
             across = mean_a * mean_b
             squares = mean_a.square() + mean_b.square()
             factor = (2 * (product - across) + C2) / (square_a + square_b - squares + C2)
@@ -73,8 +73,8 @@ def halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2, padding=[side % 2 for side in x.shape[2:]])
 
 
-class Means(torch.autograd.Function):
-    """`means` of a, a^2 and a b; gradients in a alone."""
+class WindowMeans(torch.autograd.Function):
+    """`window_means` of a, a^2 and a b; gradients in a alone."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, stride: int) -> tuple[Tensor, ...]:
@@ -85,7 +85,7 @@ class Means(torch.autograd.Function):
             mine, other = a[..., rows, :], b[..., rows, :]
             return torch.stack([mine, mine.square(), mine * other])
 
-        return means(maps, a.shape[2], stride).unbind()
+        return window_means(maps, a.shape[2], stride).unbind()
 
     @staticmethod
     @once_differentiable
@@ -100,7 +100,7 @@ class Means(torch.autograd.Function):
         return result, None, None
 
 
-def means(maps: Callable[[slice], Tensor], height: int, stride: int) -> Tensor:
+def window_means(maps: Callable[[slice], Tensor], height: int, stride: int) -> Tensor:
     """Means under Gaussian windows at every `stride`-th place where they fit.
 
     maps(rows): those rows of (..., height, W).  Returns (..., columns of places, rows of places), as they come.
@@ -110,7 +110,7 @@ def means(maps: Callable[[slice], Tensor], height: int, stride: int) -> Tensor:
 
 
 def mean_columns(maps: Callable[[slice], Tensor], height: int, stride: int) -> Tensor:
-    """`means` down the columns alone: (..., places, W)."""
+    """`window_means` down the columns alone: (..., places, W)."""
     parts = []
     for rows, places in blocks(height, stride):
         x = maps(rows)

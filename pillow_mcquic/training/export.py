@@ -74,13 +74,13 @@ class TableCounter:
     def add(self, coded: Coded) -> None:
         """Count the codes of a picture."""
         for number, (codes, classes) in enumerate(zip(coded.codes, coded.classes, strict=True)):
-            flat, kinds = codes[0].flatten(2).numpy(), classes[0].flatten(1).numpy().astype(np.int64)
+            flat, own_classes = codes[0].flatten(2).numpy(), classes[0].flatten(1).numpy().astype(np.int64)
             for group in range(len(flat)):
                 context = np.zeros(flat.shape[2], np.bool_)
                 for stage in range(flat.shape[1]):
                     table = self.counts[f"{TABLES}{number}.{stage}"][group]
                     _, count, k = table.shape
-                    row = kinds[group] + (context * count if stage else 0)
+                    row = own_classes[group] + (context * count if stage else 0)
                     seen = np.bincount(row * k + flat[group, stage], minlength=table.size)
                     table += seen.reshape(table.shape)
                     context = next_context(context, flat[group, stage])

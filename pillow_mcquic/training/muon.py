@@ -44,13 +44,13 @@ class Muon(torch.optim.Muon):
         for i, update in enumerate(updates):
             alike.setdefault(room(update), []).append(i)
         for (rows, columns), places in alike.items():
-            mine = [updates[i].mT if updates[i].shape[0] > updates[i].shape[1] else updates[i] for i in places]
-            matrices = torch.zeros(len(mine), rows, columns, dtype=torch.bfloat16, device=mine[0].device)
-            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(matrices, mine, strict=True)]
-            torch._foreach_copy_(parts, mine)
+            of_size = [updates[i].mT if updates[i].shape[0] > updates[i].shape[1] else updates[i] for i in places]
+            matrices = torch.zeros(len(of_size), rows, columns, dtype=torch.bfloat16, device=of_size[0].device)
+            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(matrices, of_size, strict=True)]
+            torch._foreach_copy_(parts, of_size)
             found = orthogonal(matrices, group["ns_coefficients"], group["ns_steps"], group["eps"])
-            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(found, mine, strict=True)]
-            torch._foreach_copy_(mine, parts)
+            parts = [matrix[: u.shape[0], : u.shape[1]] for matrix, u in zip(found, of_size, strict=True)]
+            torch._foreach_copy_(of_size, parts)
         torch._foreach_mul_(updates, [-group["lr"] * math.sqrt(max(1, u.shape[0] / u.shape[1])) for u in updates])
         torch._foreach_add_(updates, parameters, alpha=-group["lr"] * group["weight_decay"])
         if self.found_inf is not None:

@@ -51,11 +51,11 @@ def test_windows_in_blocks_are_those_taken_at_once(
     a, b = torch.rand(2, 1, 2, *size, generator=generator)
     a.requires_grad_()
     monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 32)
-    blocked = torch.stack(ms_ssim.Means.apply(a, b, stride))
+    blocked = torch.stack(ms_ssim.WindowMeans.apply(a, b, stride))
     weights = torch.linspace(-1, 1, blocked.numel()).view(blocked.shape)
     slope = torch.autograd.grad((blocked * weights).sum(), a)[0]
     monkeypatch.setattr(ms_ssim, "SHORT_SIDE", 1000)
-    whole = ms_ssim.means(lambda rows: torch.stack([a, a * a, a * b])[..., rows, :], size[0], stride)
+    whole = ms_ssim.window_means(lambda rows: torch.stack([a, a * a, a * b])[..., rows, :], size[0], stride)
     expected = torch.autograd.grad((whole * weights).sum(), a)[0]
     assert blocked.shape == (3, 1, 2, *((side - 11) // stride + 1 for side in reversed(size)))
     assert torch.allclose(blocked, whole, atol=1e-6)

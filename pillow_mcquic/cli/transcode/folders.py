@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from typing import Any
 
 import fsspec
@@ -41,8 +40,3 @@ def state_of(fs: Any, path: str, info: dict[str, Any]) -> str:
             raise OSError("is no file")
         return f"{found.st_size}-{found.st_mtime_ns}"
     return f"{info['size']}-{next((info[age] for age in AGES if info.get(age)), '')}"
-
-
-def same_file(target: str) -> str:
-    """Equal for names that some file system takes for one."""
-    return unicodedata.normalize("NFC", target).casefold()

@@ -6,17 +6,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .. import files
-from .folders import is_local_system, open_folder, same_file, state_of
+from .folders import is_local_system, open_folder, state_of
 from .manifest import Manifest
+from .target_names import TargetNames
 from .tasks import Outcome, Settings, Task
 
 
 class Listing:
-    """What is left to do, what an earlier run finished, and what cannot be done.
-
-    A target is the source's name with the new suffix; where two sources would share it the later one, by name, keeps
-    its own suffix before the new one (a.jpg.mcq).
-    """
+    """What is left to do, what an earlier run finished, and what cannot be done."""
 
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
         self.settings, self.manifest = settings, manifest
@@ -29,7 +26,7 @@ class Listing:
         self.blocked: list[Outcome] = []
         there = self.out.find(self.out_root, detail=True) if self.out.exists(self.out_root) else {}
         self._existing = {path: info["size"] for path, info in there.items()}
-        self._taken = {same_file(target) for target in manifest.planned.values()}
+        self._names = TargetNames(manifest.planned, settings.suffix)
         for path, info in self._sources():
             self._add(path, info)
 
@@ -47,19 +44,10 @@ class Listing:
             if PurePosixPath(path).suffix.lower() in suffixes and not (inside and path.startswith(f"{self.out_root}/"))
         ]
 
-    def _target_of(self, name: str) -> str:
-        """The name of a new file that no other has."""
-        target, number = str(PurePosixPath(name).with_suffix(self.settings.suffix)), 1
-        while same_file(target) in self._taken:
-            target = name + (f".{number}" if number > 1 else "") + self.settings.suffix
-            number += 1
-        self._taken.add(same_file(target))
-        return target
-
     def _add(self, path: str, info: dict[str, Any]) -> None:
         """Sort one picture into tasks, finished and blocked."""
         name, manifest = path[len(self.root) :].lstrip("/"), self.manifest
-        target = manifest.planned.get(name) or self._target_of(name)
+        target = self._names.target_of(name)
         if ".." in PurePosixPath(target).parts or "\\" in target:
             self.blocked.append(Outcome(name, target, "", error="its name leads out of the folder"))
             return

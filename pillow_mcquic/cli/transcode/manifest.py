@@ -79,7 +79,7 @@ class Manifest:
             if size is not None:
                 self.made[name] = size, state
 
-    def plan(self, tasks: Iterable[Task]) -> Iterator[Task]:
+    def record_plan(self, tasks: Iterable[Task]) -> Iterator[Task]:
         """The tasks, each recorded as it is taken, before anything is written: what was not begun is not ours."""
         for task in tasks:
             self._database.execute(

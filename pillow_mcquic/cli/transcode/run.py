@@ -102,7 +102,7 @@ def run(settings: Settings, manifest_path: Path, workers: int, engine: str = "pr
     began = time.monotonic()
     with Manifest(manifest_path, settings) as manifest:
         listing = Listing(settings, manifest)
-        tasks, begun, outcomes = listing.tasks, manifest.plan(listing.tasks), list(listing.blocked)
+        tasks, begun, outcomes = listing.tasks, manifest.record_plan(listing.tasks), list(listing.blocked)
         if engine == "ray" and tasks:
             results = on_ray(settings, list(begun), workers)
         elif min(workers, len(tasks)) < 2:

@@ -24,7 +24,7 @@ DONE = Outcome("a.png", "a.mcq", "3-5", before=9, after=4, pixels=6, quality=4.0
 def test_what_came_of_a_task_is_there_again(tmp_path: Path) -> None:
     path = tmp_path / "record"
     with Manifest(path, SETTINGS) as manifest:
-        assert [*manifest.plan([Task("a.png", "a.mcq", "3-5", True)])]
+        assert [*manifest.record_plan([Task("a.png", "a.mcq", "3-5", True)])]
         manifest.add(DONE, "quality 4")
     with Manifest(path, SETTINGS) as manifest:
         assert manifest.planned == {"a.png": "a.mcq"}
@@ -36,7 +36,7 @@ def test_a_task_planned_again_is_open_but_its_last_file_stays_ours(tmp_path: Pat
     path = tmp_path / "record"
     with Manifest(path, SETTINGS) as manifest:
         manifest.add(DONE, "quality 4")
-        assert [*manifest.plan([Task("a.png", "a.mcq", "3-5", True)])]
+        assert [*manifest.record_plan([Task("a.png", "a.mcq", "3-5", True)])]
     with Manifest(path, SETTINGS) as manifest:
         assert (manifest.done, manifest.made) == ({}, {"a.png": (4, "4-7")})
 
@@ -99,7 +99,7 @@ def test_killed_while_doing_files_again(tree: Path) -> None:
     run(tree, "-q", "8")
     manifest.write_bytes(before)
     with Manifest(manifest, Settings(str(tree), str(tree.parent / "dst"))) as record:
-        assert [*record.plan([Task("a.png", "a.mcq", "", True)])]
+        assert [*record.record_plan([Task("a.png", "a.mcq", "", True)])]
     report = run(tree, "-q", "8", status=1)
     assert names(report) == ["a.png"]
     assert sorted(report["failures"]) == ["b/c.jpg", "b/d.webp"]  # by the record these are other people's files
