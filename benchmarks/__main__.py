@@ -31,6 +31,9 @@ def arguments() -> argparse.Namespace:
     )
     rd.add_argument("--csv", help="write every single measurement here")
     rd.add_argument("--plot", help="write the rate-distortion plot (PNG) here")
+    plot = commands.add_parser("plot", help="the rate-distortion plot of rows that rd wrote")
+    plot.add_argument("csv", help="of rd --csv")
+    plot.add_argument("out", help="the plot (PNG)")
     crops = commands.add_parser("crops", help="one page of crops at similar bytes, to look at")
     crops.add_argument("--images", required=True, help="folder of the Kodak images")
     crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
@@ -83,6 +86,8 @@ def main() -> None:
     # each command imports only what it needs: a POSIX-only module, peers, metrics
     if args.command == "rd":
         from .rd import run
+    elif args.command == "plot":
+        from .rd import run_plot as run
     elif args.command == "report":
         from .report import run
     elif args.command == "crops":

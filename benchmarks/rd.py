@@ -264,6 +264,11 @@ def read_csv(path: str) -> list[Row]:
     return [{k: v if k in words else float(v) for k, v in row.items() if v} for row in table]
 
 
+def run_plot(args: argparse.Namespace) -> None:
+    """Write the plot of rows that were measured before."""
+    plot(read_csv(args.csv), args.out)
+
+
 # what a plot shows, ours last and on top: colour, width, name
 LINES = {
     "jpeg": ("#a0a0a0", 1.2, "JPEG"),
@@ -272,11 +277,12 @@ LINES = {
     "avif": ("#c98a3d", 1.2, "AVIF"),
     "mcq": ("#1f4fa8", 2.8, "mcq"),
 }
-MOST_BPP = 1.2
+MOST_BPP, LEAST_SCORE = 1.2, {"ssimulacra2": -20.0}  # of what is shown
+LABEL_GAP = 0.06  # between names at the right edge, of the height
 
 
 def plot(rows: list[Row], path: str | IO[bytes]) -> None:
-    """Every metric against bits per pixel, each line named where it ends."""
+    """Every metric against bits per pixel, each line named at its end."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -285,15 +291,22 @@ def plot(rows: list[Row], path: str | IO[bytes]) -> None:
     metrics = [metric for metric in METRICS if metric in rows[0]]
     figure, axes = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 4.2), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        for codec, (colour, width, name) in LINES.items():
-            table = [r for r in means(rows, codec, [metric]) if r["bpp"] <= MOST_BPP]
-            if not table:
-                continue
-            axis.plot([r["bpp"] for r in table], [r[metric] for r in table], color=colour, linewidth=width)
+        ends = []
+        for codec, (colour, width, _) in LINES.items():
+            least = LEAST_SCORE.get(metric, -math.inf)
+            table = [r for r in means(rows, codec, [metric]) if r["bpp"] <= MOST_BPP and r[metric] >= least]
+            if table:
+                axis.plot([r["bpp"] for r in table], [r[metric] for r in table], color=colour, linewidth=width)
+                ends.append((table[-1][metric], table[-1]["bpp"], codec))
+        bottom, top = axis.get_ylim()
+        place = math.inf
+        for value, bpp, codec in sorted(ends, reverse=True):  # names one under the other, none over another
+            colour, width, name = LINES[codec]
+            place = min(value, place - LABEL_GAP * (top - bottom))
+            axis.plot([bpp, MOST_BPP + 0.04], [value, place], color=colour, linewidth=0.6, alpha=0.6)
             weight = "bold" if codec == "mcq" else "normal"
-            place = table[-1]["bpp"] + 0.015, table[-1][metric]
-            axis.text(*place, name, color=colour, fontweight=weight, va="center", fontsize=9)
-        axis.set_xlim(0, MOST_BPP + 0.2)
+            axis.text(MOST_BPP + 0.05, place, name, color=colour, fontweight=weight, va="center", fontsize=9)
+        axis.set_xlim(0, MOST_BPP + 0.25)
         axis.set_xlabel("bits per pixel")
         axis.set_title(METRICS[metric], loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
