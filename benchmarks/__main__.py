@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
+    add_rate_distortion(commands)
+    add_timings(commands)
+    add_reliability(commands)
+    return parser.parse_args()
+
+
+def add_rate_distortion(commands: Any) -> None:
     rd = commands.add_parser("rd", help="rate against distortion, in bytes of real files, beside other codecs")
     report = commands.add_parser("report", help="the same as a page, with crops at similar bytes to look at")
     for command in (rd, report):
@@ -39,13 +47,16 @@ def arguments() -> argparse.Namespace:
     crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
     crops.add_argument("--against", default="avif,webp", help="of avif, webp, jpeg, jxl")
     crops.add_argument("--out", required=True, help="the page, any format Pillow writes")
+
+
+def add_timings(commands: Any) -> None:
     speed = commands.add_parser("speed", help="seconds per megapixel, share of each stage, peak memory")
     speed.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
     speed.add_argument("--megapixels", default="0.4,2,12,50")
     speed.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     speed.add_argument("--quality", type=float, default=4)
     speed.add_argument("--effort", type=int, default=1)
-    peers = commands.add_parser("peers", help="seconds beside other codecs, in turn, at equal bytes")
+    peers = commands.add_parser("peers", help="seconds beside other codecs, in turn, at the nearest size")
     peers.add_argument("--images", required=True, help="folder of photos, tiled into pictures of each size")
     peers.add_argument("--megapixels", default="0.4,2,12")
     peers.add_argument("--threads", default="1,2")
@@ -61,6 +72,9 @@ def arguments() -> argparse.Namespace:
     cuda.add_argument("--megapixels", default="0.4,2")
     cuda.add_argument("--quality", type=float, default=4)
     cuda.add_argument("--learned", default="", help="of CompressAI: bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor")
+
+
+def add_reliability(commands: Any) -> None:
     faults = commands.add_parser("faults", help="outcomes of damaged files: a table")
     faults.add_argument("--mutations", type=int, default=20_000)
     crash = commands.add_parser("crash", help="kill `mcq encode` at random moments")
@@ -78,7 +92,6 @@ def arguments() -> argparse.Namespace:
     determinism.add_argument("--files", help=argparse.SUPPRESS)
     determinism.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     determinism.add_argument("--encode", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One page of crops of Kodak images, face, text, sky and texture: the original, and codecs at equal bytes."""
+"""One page of crops of Kodak images, face, text, sky and texture: the original, and codecs at similar bytes."""
 
 from __future__ import annotations
 

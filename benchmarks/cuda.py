@@ -124,21 +124,24 @@ def run(args: argparse.Namespace) -> None:
             for name in filter(None, args.learned.split(",")):
                 rates = peer(name, images)
                 print(f"| {size:g} MP | {batch} | {name} | {rates[0]:.2f} | {rates[1]:.2f} |", flush=True)
+    print_limits(next(iter(pictures.values())), args.quality)
 
+
+def print_limits(picture: torch.Tensor, q: float) -> None:
+    """What of the device's speed the networks reach, on a batch of a picture (3, H, W)."""
     copied, multiplied = limits()
     print(f"\nThe device copies {copied / 1e9:.0f} GB/s and multiplies {multiplied / 1e12:.0f} TFLOP/s (bfloat16).")
     print("\n| networks, batch 16 | ms/MP | GFLOP/MP | GFLOP/s | MB/MP | GB/s | share of the limit |")
     print("|" + "---|" * 7)
     encoder, on_cpu = codec.load_encoder("cuda"), codec.load_encoder("cpu")
     cost = measure(on_cpu.decoder.model, on_cpu.model, on_cpu.bundle.decoder.entropy_model)
-    picture = next(iter(pictures.values()))
     images = (
         picture[:, : picture.shape[1] // 16 * 16, : picture.shape[2] // 16 * 16].expand(16, -1, -1, -1).contiguous()
     )
     megapixels = images[:, 0].numel() / 1e6
-    fixed = Quality.parse(args.quality)
+    fixed = Quality.parse(q)
     coded, _ = encoder.encode(images, fixed)
-    quality = torch.full((16,), float(args.quality), device="cuda")
+    quality = torch.full((16,), q, device="cuda")
 
     def analyse() -> None:
         model = encoder.decoder.model

@@ -1,4 +1,4 @@
-"""Seconds of encoding and decoding beside other codecs, on the same picture, at equal bytes, in turn.
+"""Seconds of encoding and decoding beside other codecs, on the same picture, at similar bytes, in turn.
 
 Every round runs every codec once (A B C A B C ...), so that a machine that slows down slows all; told are medians and
 their ratios to `.mcq`.  The learned peers come from CompressAI with random weights: their speed does not depend on

@@ -55,7 +55,8 @@ def ours() -> str:
     ]
     code = b"".join(path.read_bytes() for path in [package / "codec.py", package / "plugin.py", *layers])
     precision = find_precision(torch.device("cpu"))
-    return f"{weights_files.default_id().hex()} {hashlib.sha256(code).hexdigest()[:8]} {precision}"
+    model = weights_files.default_id()
+    return f"{model.hex()} {weights_files.encoder_digest(model)} {hashlib.sha256(code).hexdigest()[:8]} {precision}"
 
 
 def pillow(format: str, settings: Iterable[float], option: str = "quality", **options: Any) -> Codec:

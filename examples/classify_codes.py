@@ -30,7 +30,7 @@ def fit(x: torch.Tensor, y: torch.Tensor, network: nn.Module, steps: int = 100) 
 
 
 class OnCodes(nn.Module):
-    """Every code of a square is a word with a vector of its own; their sum is the square's."""
+    """Every code of a square is a codeword with a vector of its own; their sum is the square's."""
 
     def __init__(self, symbols: int, classes: int) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class OnCodes(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:  # (B, symbols, h, w)
         B, S, h, w = codes.shape
-        words = (codes.permute(0, 2, 3, 1) + self.first).reshape(-1, S)
-        squares = self.vectors(words).view(B, h, w, -1).permute(0, 3, 1, 2)
+        codewords = (codes.permute(0, 2, 3, 1) + self.first).reshape(-1, S)
+        squares = self.vectors(codewords).view(B, h, w, -1).permute(0, 3, 1, 2)
         return self.head(self.rest(squares))
 
 

@@ -1,7 +1,7 @@
 """The codec: uint8 arrays <-> `.mcq` bytes; arguments, channels and the search for a size.
 
 Everything above (Pillow plugin, command line, other libraries) goes through here.  torch is imported by `load_decoder`
-and `load_encoder`, when the first picture is encoded or decoded, and nowhere else above the engine.
+and `load_encoder`, when the first picture is encoded or decoded, not with the package.
 """
 
 from __future__ import annotations

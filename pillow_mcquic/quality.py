@@ -30,9 +30,9 @@ class Quality:
         """
         if isinstance(value, Quality):
             return value
-        if isinstance(value, bool) or not isinstance(value, (int, float, numbers.Real)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"quality must be a number from {LOWEST} to {HIGHEST}, got {value!r}")
-        if not LOWEST <= float(value) <= HIGHEST:  # also refuses nan
+        if value < LOWEST or not value <= HIGHEST:  # also refuses nan
             raise ValueError(
                 f"quality must be from {LOWEST} (smallest file) to {HIGHEST} (best picture), got {value!r}"
             )

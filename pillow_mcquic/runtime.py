@@ -1,4 +1,4 @@
-"""Device and precision, as the process or its environment asks for them; torch is not needed to say so."""
+"""What the process may use: cores, and the device and precision asked for; torch is not needed to say so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ PRECISION_VARIABLE = "PILLOW_MCQUIC_PRECISION"
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 
 chosen = {"device": "", "precision": ""}  # by `configure`; empty: the environment decides
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(*, device: str | None = None, precision: str | None = None) -> None:

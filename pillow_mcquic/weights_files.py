@@ -52,6 +52,18 @@ def find_encoder(model: bytes) -> Path:
     )
 
 
+def encoder_digest(model: bytes) -> str:
+    """What tells an encoder from another of the same decoder, in hexadecimal; errors as of `find_encoder`."""
+    from safetensors import SafetensorError, safe_open
+
+    path = find_encoder(model)
+    try:
+        with safe_open(path, "np") as file:
+            return str(file.metadata()["digest"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise BadFileError(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
+
+
 def _find(name: str) -> Path | None:
     return next((folder / name for folder in folders() if (folder / name).is_file()), None)
 

@@ -36,7 +36,7 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "grey": (face.convert("L"), {"quality": 5}),
         "grey-alpha": (la.crop((0, 0, 65, 33)), {"quality": 3}),
         "alpha": (rgba, {"quality": 6.5}),
-        "runs": (quiet, {"quality": 1}),  # tables with several runs of word 0
+        "runs": (quiet, {"quality": 1}),  # tables with several runs of codeword 0
         "metadata": (
             face.crop((0, 0, 48, 32)),
             {"quality": 2, "exif": exif, "icc_profile": b"icc", "xmp": b"<x/>", "dpi": (72, 72), "comment": b"hi"},

@@ -82,6 +82,10 @@ def version_command(args: argparse.Namespace) -> int:
     import platform
     from importlib.metadata import version
 
+    # what a report of broken weights needs comes before the weights
+    print(f"pillow_mcquic {__version__}, format {container.VERSION_MAJOR}.{container.VERSION_MINOR}")
+    print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {version('torch')}")
+    print(f"constriction {version('constriction')}, numpy {version('numpy')}", flush=True)
     encoder = codec.load_encoder("cpu")
 
     import torch
@@ -90,12 +94,9 @@ def version_command(args: argparse.Namespace) -> int:
     from ..model.cost import measure
 
     device, decoder = Device.choose(), encoder.bundle.decoder
+    print(f"device {device.where}, {device.precision}, {torch.get_num_threads()} threads", flush=True)
     cost = measure(decoder.model, encoder.model, decoder.entropy_model)
     sizes = [f(decoder.id).stat().st_size / 1e6 for f in (weights_files.find_decoder, weights_files.find_encoder)]
-    print(f"pillow_mcquic {__version__}, format {container.VERSION_MAJOR}.{container.VERSION_MINOR}")
-    print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {torch.__version__}")
-    print(f"constriction {version('constriction')}, numpy {version('numpy')}")
-    print(f"device {device.where}, {device.precision}, {torch.get_num_threads()} threads")
     print(f"weights {decoder.id.hex()}: {sizes[0]:.1f} MB to decode, {sizes[1]:.1f} MB more to encode")
     print(f"{cost.parameters / 1e6:.2f} M parameters; analysis {cost.analysis:.2f} kMAC/pixel")
     print(

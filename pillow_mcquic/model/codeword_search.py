@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -51,7 +50,7 @@ def choose_among_all(vectors: Tensor, codewords: Sequence[Tensor], rates: Rates,
     latest, least = _greedy(vectors, codewords, rates, last, 0)
     best = [index.clone() for index in latest]
     for forced in range(1, len(codewords)):
-        # where the round before had the zero codeword anyway, this one would find the same again
+        # where the try before had the zero codeword anyway, this one would find the same again
         at = (latest[forced - 1] != 0).nonzero()[:, 0] if pruning else slice(None)
         codes, loss = _greedy(take(vectors, at), codewords, rates.at(at), last, forced)
         better = loss < take(least, at)
@@ -98,19 +97,14 @@ class BankSearch:
     bits: Sequence[Tensor]
     error_per_bit: float
 
-    @functools.cached_property
-    def last(self) -> LastStage:
-        """The search of the last stage."""
+    def __post_init__(self) -> None:
         codewords = [stage.detach() for stage in self.codebooks.codewords]
-        return LastStage(codewords, self.bits[-1], self.error_per_bit)
-
-    @functools.cached_property
-    def zero_energy(self) -> Tensor:
-        """Squared norms (groups, classes) below which a residual, in steps of the gain, is the zero codeword."""
+        self.last = LastStage(codewords, self.bits[-1], self.error_per_bit)
         groups, _, count, _ = self.bits[0].shape
         classes = torch.arange(count, device=self.bits[0].device).expand(groups, -1)
         radii = self.last.zero_radius[:, :count] * self.codebooks.steps(classes).detach()[..., 0]
-        return radii.clamp(min=0).square()
+        # squared norms (groups, classes) below which a residual, in steps of the gain, is the zero codeword
+        self.zero_energy = radii.clamp(min=0).square()
 
     def codes(self, x: Tensor, classes: Tensor) -> Tensor:
         """Residuals (B, groups * dim, h, w) float32, classes (B, groups, h, w) -> (B, groups, stages, h, w) int16."""

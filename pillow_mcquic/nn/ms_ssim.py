@@ -82,8 +82,8 @@ class WindowMeans(torch.autograd.Function):
         ctx.stride = stride
 
         def maps(rows: slice) -> Tensor:
-            mine, other = a[..., rows, :], b[..., rows, :]
-            return torch.stack([mine, mine.square(), mine * other])
+            one, other = a[..., rows, :], b[..., rows, :]
+            return torch.stack([one, one.square(), one * other])
 
         return window_means(maps, a.shape[2], stride).unbind()
 

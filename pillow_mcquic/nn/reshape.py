@@ -56,12 +56,13 @@ def to_planes(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def pad_to_multiple(x: Tensor, of: int) -> Tensor:
-    """(..., H, W) of any type, with the last row and column repeated until both sides are multiples of `of`."""
-    for dim in (-2, -1):
+    """(B, C, H, W) of any type, with the last row and column repeated until both sides are multiples of `of`."""
+    x = x.permute(0, 2, 3, 1)  # as it lies in memory, and so does what comes of it
+    for dim in (1, 2):
         side = x.shape[dim]
         if side % of:
             x = x.index_select(dim, torch.arange(side + -side % of, device=x.device).clamp_(max=side - 1))
-    return x
+    return x.permute(0, 3, 1, 2)
 
 
 def pad_ring(x: Tensor) -> Tensor:

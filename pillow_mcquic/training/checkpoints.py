@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from .objective import Objective
 from .settings import Settings
 
 State = dict[str, Tensor]
+# what of the entropy networks has a place for every group of level 1
+OF_GROUPS = ("entropy_networks.contexts.", "entropy_networks.hypers.1.output.", "entropy_networks.hypers.1.class_bias")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -89,20 +92,46 @@ def _read_weights(path: Path) -> State:
 def load_matching(objective: Objective, source: State) -> list[str]:
     """Copy into `objective` what fits, and return the names of what did not fit entirely.
 
-    Tensors of another size give the part both have: channels, codebooks and units keep their places.  A block that
-    `source` lacks begins as the identity.
+    Tensors of another size give the part both have: channels, codewords and units keep their places.  A bank of other
+    stages or vectors begins anew, and with it what the entropy networks know of single groups.  A block that `source`
+    lacks begins as the identity.
     """
-    partial = []
+    partial, own = [], objective.state_dict()
+    banks, other_banks = _vectors(own), _vectors(source)
     with torch.no_grad():
-        for name, target in objective.state_dict().items():
+        for name, target in own.items():
             if name.endswith(".error_cost"):
                 continue  # measured anew
-            if name not in source or source[name].ndim != target.ndim:
+            other = banks != other_banks and name.startswith(OF_GROUPS)
+            if bank := re.match(r"(?:decoder\.codebooks|tables)\.(\d+)\.", name):
+                other = [s[1:] for s in banks[bank[1]]] != [s[1:] for s in other_banks.get(bank[1], [])]
+            if other or name not in source or source[name].ndim != target.ndim:
                 partial.append(name)
                 continue
-            both = tuple(slice(min(a, b)) for a, b in zip(target.shape, source[name].shape, strict=True))
-            target[both] = source[name][both]
+            to, given = by_position(name, target), by_position(name, source[name])
+            both = tuple(slice(min(a, b)) for a, b in zip(to.shape, given.shape, strict=True))
+            to[both] = given[both]
             if target.shape != source[name].shape:
                 partial.append(name)
     grow_blocks(objective, set(source))
     return partial
+
+
+def _vectors(state: State) -> dict[str, list[tuple[int, int]]]:
+    """Of every bank, by its number, the groups and the size of vectors of each stage."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for name, tensor in state.items():
+        if name.startswith("decoder.codebooks.") and ".codewords." in name:
+            found.setdefault(name.split(".")[2], []).append((tensor.shape[0], tensor.shape[2]))
+    return found
+
+
+def by_position(name: str, tensor: Tensor) -> Tensor:
+    """Weights that hold several positions of every channel, with positions apart from the channels; a view."""
+    if ".checkerboard.passes." in name and name.endswith(("straight.weight", "input.weight")):
+        return tensor.unflatten(1, (8, -1))  # type: ignore[no-any-return,no-untyped-call]
+    if ".merge" in name and name.endswith(".projection.weight"):
+        return tensor.unflatten(1, (4, -1))  # type: ignore[no-any-return,no-untyped-call]
+    if ".expand" in name and ".projection." in name:
+        return tensor.unflatten(0, (4, -1))  # type: ignore[no-any-return,no-untyped-call]
+    return tensor

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..metrics import LEAST_MSSSIM_SIDE
 from ..quality import HIGHEST, LOWEST
+from ..runtime import cores
 
 MOST_LOADERS = 8  # 128 crops of 384 take one 0.8 s
 PHOTO_SUFFIXES = frozenset(Image.registered_extensions()) - {".mcq"}
@@ -117,8 +118,7 @@ def loaders(device: torch.device) -> int:
     """How many processes cut crops: none for a CPU, which has to train; else of the cores what is there, and enough."""
     if device.type == "cpu" or not hasattr(os, "fork"):
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(MOST_LOADERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
+    return max(0, min(MOST_LOADERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 
 def klt(photos: Sequence[NDArray[np.uint8]], channels: int, patches: int = 60000) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..nn.ms_ssim import Original
 from . import checkpoints, data
 from .initial import new_objective
+from .learned_tables import LearnedTables
 from .objective import Objective
 from .optimisers import limit_gradients, optimisers, set_rates
 from .settings import Settings
@@ -40,15 +41,6 @@ def relative_cost(rd: Tensor, quality: Tensor, settings: Settings) -> Tensor:
     return torch.log(rd + typical / 2)
 
 
-def running_mean(objective: Objective, settings: Settings) -> AveragedModel:
-    """The running mean of the weights, which is validated and exported."""
-
-    def follow(mean: Tensors, today: Tensors, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(mean, today, settings.average_share(int(steps)))
-
-    return AveragedModel(objective, multi_avg_fn=follow)
-
-
 class Run:
     """A training run: the objective, its running mean, its optimisers and how far it has come."""
 
@@ -63,6 +55,10 @@ class Run:
         objective, resume = self.objective, self._resume
         objective.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = optimisers(objective, self.settings)
+        parts = math.ceil(self.settings.batch / (self.settings.crops_at_once or self.settings.batch))
+        for tables in objective.tables:
+            assert isinstance(tables, LearnedTables)
+            tables.passes *= parts  # the memory of what errors cost is one of steps
         if resume is not None:
             checkpoints.restore(objective, resume.get("live", resume["objective"]), checkpoint)
             for optimiser, state in zip(self.optimisers, resume["optimisers"], strict=True):
@@ -71,7 +67,7 @@ class Run:
                 for group, scale in zip(optimiser.param_groups, scales, strict=True):
                     group["scale"] = scale  # of these settings, not of those it was saved with
             self.step, self.seconds = resume["step"], resume.get("seconds", 0.0)
-        self.average = running_mean(objective, self.settings)
+        self.average = AveragedModel(objective, multi_avg_fn=self._follow)
         if resume is not None:
             checkpoints.restore(self.mean, resume["objective"], checkpoint)
             self.average.n_averaged.fill_(self.step)
@@ -83,6 +79,10 @@ class Run:
         module = self.average.module
         assert isinstance(module, Objective)
         return module
+
+    def _follow(self, mean: Tensors, today: Tensors, _: Tensor | int) -> None:
+        # by our own count of steps: theirs lies on the device, and to read it would wait for the device
+        torch._foreach_lerp_(mean, today, self.settings.average_share(self.step))
 
     def snapshot(self, seconds: float) -> dict[str, Any]:
         """For `checkpoints.save`."""
@@ -213,24 +213,14 @@ def train(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)  # before an hour of training, not after
     val = data.load_validation(val_folder) if val_folder else []
     photos = data.load_photos(photos_folder, settings.crop)
-    resume = checkpoints.read(checkpoint) if checkpoint.exists() else None
-    klt = data.klt(photos, settings.model.channels(1)) if resume is None else None
-    run = Run(settings, where, klt, resume)
-    if start_from is not None and resume is None:
-        partial = checkpoints.load_matching(run.objective, checkpoints.read_state(start_from))
-        progress.say(f"# from {start_from}" + (f", new in whole or part: {', '.join(partial)}" if partial else ""))
-    run.begin(checkpoint)
+    run = _begun(settings, photos, checkpoint, start_from, where, progress)
     module: nn.Module = nn.parallel.DistributedDataParallel(run.objective) if world > 1 else run.objective
-    parameters = sum(p.numel() for part in (run.objective.decoder, run.objective.encoder) for p in part.parameters())
-    pixels = sum(p.shape[0] * p.shape[1] for p in photos)
-    progress.say(
-        f"# {len(photos)} photos, {pixels / 1e6:.0f} MP; {parameters / 1e6:.2f} M parameters; from step {run.step}"
-    )
-    progress.say(f"# {json.dumps(settings.to_dict())}")
 
     def say_validation() -> None:
+        begun = time.monotonic()
         figures = validate(run.mean, settings, val, where)
         progress.say(f"{run.step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        progress.mark += time.monotonic() - begun  # no part of the speed of training
 
     crops = data.Crops(photos, settings.crop, settings.batch, settings.seed, rank, settings.shrink)
     first, saved = run.step, time.monotonic()
@@ -257,6 +247,31 @@ def train(
             say_validation()
     if world > 1:
         dist.destroy_process_group()
+
+
+def _begun(
+    settings: Settings,
+    photos: list[Any],
+    checkpoint: Path,
+    start_from: Path | None,
+    where: torch.device,
+    progress: Progress,
+) -> Run:
+    """The run of a checkpoint or a new one, and what it says of itself."""
+    resume = checkpoints.read(checkpoint) if checkpoint.exists() else None
+    klt = data.klt(photos, settings.model.channels(1)) if resume is None else None
+    run = Run(settings, where, klt, resume)
+    if start_from is not None and resume is None:
+        partial = checkpoints.load_matching(run.objective, checkpoints.read_state(start_from))
+        progress.say(f"# from {start_from}" + (f", new in whole or part: {', '.join(partial)}" if partial else ""))
+    run.begin(checkpoint)
+    parameters = sum(p.numel() for part in (run.objective.decoder, run.objective.encoder) for p in part.parameters())
+    pixels = sum(p.shape[0] * p.shape[1] for p in photos)
+    progress.say(
+        f"# {len(photos)} photos, {pixels / 1e6:.0f} MP; {parameters / 1e6:.2f} M parameters; from step {run.step}"
+    )
+    progress.say(f"# {json.dumps(settings.to_dict())}")
+    return run
 
 
 def _join(device: str) -> tuple[int, int, torch.device]:

@@ -1,4 +1,4 @@
-"""`mcq compare`: a page that shows a picture beside other codecs, at equal bytes."""
+"""`mcq compare`: a page that shows a picture beside other codecs, at similar bytes."""
 
 from __future__ import annotations
 

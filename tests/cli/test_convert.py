@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,29 @@ def test_one_file_to_a_named_file(folder: Path, tmp_path: Path) -> None:
     assert cli.main(["decode", str(tmp_path / "x.mcq"), "-o", str(tmp_path / "y.webp")]) == 0
     with Image.open(tmp_path / "y.webp") as image:
         assert image.format == "WEBP"
+
+
+def test_failed_overwrite_keeps_the_old_file(folder: Path) -> None:
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "broken.mcq").write_text("precious")
+    assert cli.main(["encode", "--overwrite", str(folder / "broken.png")]) == 1
+    assert (folder / "broken.mcq").read_text() == "precious"
+    assert list(folder.glob(".*")) == []
+
+
+def test_full_disk_is_named_and_leaves_the_old_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = folder / "a.mcq"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(target), "--overwrite"]) == 1
+    assert f"cannot write {target}: No space left on device" in capsys.readouterr().err
+    assert target.read_bytes() == b"old"
+    assert list(folder.glob(".mcq-*")) == []
 
 
 def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

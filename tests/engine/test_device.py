@@ -76,7 +76,7 @@ def test_default_dtype_of_the_caller_changes_nothing(small: Image.Image, effort:
 @pytest.mark.parametrize("effort", [1, 2])
 @pytest.mark.parametrize("legacy", [True, False])
 def test_matmul_precision_of_the_caller_changes_nothing(legacy: bool, effort: int, small: Image.Image) -> None:
-    """With products of bfloat16 the search would find one of the best few words, not the best."""
+    """With products of bfloat16 the search would find one of the best few codewords, not the best."""
     pixels = np.asarray(small)
     data = pillow_mcquic.encode(pixels, effort=effort)
     decoded = pillow_mcquic.decode(data)

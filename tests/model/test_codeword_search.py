@@ -40,10 +40,10 @@ def test_vectors_left_out_of_the_search_get_the_codewords_it_would_give_them(enc
 
 
 def chosen_codewords(
-    value: float, words: list[list[float]], prices: list[list[float]], error_per_bit: float
+    value: float, codewords: list[list[float]], prices: list[list[float]], error_per_bit: float
 ) -> list[int]:
     """Codes of one number: one group, one class; a price list for each stage, the same in both contexts."""
-    books = [torch.tensor(stage)[None, :, None] for stage in words]
+    books = [torch.tensor(stage)[None, :, None] for stage in codewords]
     bits = [torch.tensor(s)[None, None, None].repeat(1, 1 if i == 0 else 2, 1, 1) for i, s in enumerate(prices)]
     nil = torch.zeros(1, 1, dtype=torch.int64)
     rates = Rates(bits, nil, nil)
@@ -54,15 +54,15 @@ def chosen_codewords(
 
 @pytest.mark.parametrize(("value", "chosen"), [(0.9, 1), (0.6, 0), (0.66, 1), (0.64, 0)])
 def test_search_weighs_error_against_bits(value: float, chosen: int) -> None:
-    """Codeword 0 is v^2 off, word 1 (1 - v)^2 and 3 bits dearer: at 0.1 a bit they are equal at v = 0.65."""
+    """Codeword 0 is v^2 off, codeword 1 (1 - v)^2 and 3 bits dearer: at 0.1 a bit they are equal at v = 0.65."""
     assert chosen_codewords(value, [[0.0, 1.0]], [[0.0, 3.0]], 0.1) == [chosen]
 
 
 def test_search_leaves_a_coarse_codeword_out_where_a_fine_one_will_do(pruning: bool) -> None:
-    """The coarse word 4 and the fine word -1 reach 3 exactly; the fine word 2 alone is 1 off and 5 bits cheaper."""
-    words, prices = [[0.0, 4.0, -4.0], [0.0, -1.0, 2.0, 1.0]], [[0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0]]
-    assert chosen_codewords(3.0, words, prices, 0.01) == [1, 1]
-    assert chosen_codewords(3.0, words, prices, 0.3) == [0, 2]
+    """Coarse codeword 4 and fine codeword -1 reach 3 exactly; fine codeword 2 alone is 1 off and 5 bits cheaper."""
+    codewords, prices = [[0.0, 4.0, -4.0], [0.0, -1.0, 2.0, 1.0]], [[0.0, 5.0, 5.0], [0.0, 1.0, 1.0, 1.0]]
+    assert chosen_codewords(3.0, codewords, prices, 0.01) == [1, 1]
+    assert chosen_codewords(3.0, codewords, prices, 0.3) == [0, 2]
 
 
 @pytest.mark.parametrize("fractional", [False, True])
@@ -71,21 +71,21 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
     """Vectors of all sizes, most of them zero in the end, against the same choices tried on every one of them."""
     generator = torch.Generator().manual_seed(len(scales))
     groups, count, price = 3, 4000, 0.11
-    words = [scale * lattice(60, 4, seed).repeat(groups, 1, 1) for seed, scale in enumerate(scales)]
-    words = [w + 0.05 * torch.randn(w.shape, generator=generator) for w in words]  # word 0 is not quite zero
+    codewords = [scale * lattice(60, 4, seed).repeat(groups, 1, 1) for seed, scale in enumerate(scales)]
+    codewords = [w + 0.05 * torch.randn(w.shape, generator=generator) for w in codewords]  # 0 is not quite zero
     group, dear = torch.tensor([1.0, 0.3, 3.0])[:, None, None, None], torch.tensor([1.0, 0.5])[:, None, None]
     classes = torch.arange(1.0, 5.0)[:, None]
-    bits = [w.square().sum(-1)[:, None, None].sqrt() * 4 * group * dear / classes + classes for w in words]
-    bits[0] = bits[0][:, :1] * (0.2 if len(words) > 1 else 1)  # where coarse words are cheap they are taken early
+    bits = [w.square().sum(-1)[:, None, None].sqrt() * 4 * group * dear / classes + classes for w in codewords]
+    bits[0] = bits[0][:, :1] * (0.2 if len(codewords) > 1 else 1)  # where coarse ones are cheap they are taken early
     low = torch.randint(0, 3, (groups, count), generator=generator)
     share = torch.rand(groups, count, generator=generator) if fractional else None
     vectors = torch.randn(groups, count, 4, generator=generator) * torch.logspace(-0.7, 1.3, count)[:, None]
     rates = Rates(bits, group_of(vectors), low, share)
 
     def spend(chosen: Callable[[int, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """What the words cost that `chosen` gives for (stage, rest, context), and where any is not word 0."""
+        """What the codewords cost that `chosen` gives for (stage, rest, context), and where any is not codeword 0."""
         rest, context, cost = vectors, torch.zeros_like(low, dtype=torch.bool), torch.zeros(groups, count)
-        for stage, book in enumerate(words):
+        for stage, book in enumerate(codewords):
             index = chosen(stage, rest, context)
             cost = cost + rates.of(stage, context, index) * price
             rest = rest - lookup(book, rates.group, index)
@@ -93,21 +93,21 @@ def test_search_is_the_best_of_its_choices(scales: tuple[float, ...], fractional
         return cost + rest.square().sum(-1), context
 
     def tried(forced: int, stage: int, rest: Tensor, context: Tensor) -> Tensor:
-        loss = (rest[:, :, None] - words[stage][:, None]).square().sum(-1)
-        if stage == len(words) - 1:
+        loss = (rest[:, :, None] - codewords[stage][:, None]).square().sum(-1)
+        if stage == len(codewords) - 1:
             every = torch.arange(60).expand(groups, count, 60)
             loss += price * torch.stack([rates.of(stage, context, every[..., i]) for i in range(60)], -1)
         return torch.zeros_like(low) if stage < forced else loss.argmin(-1)
 
-    found = choose(vectors, words, rates, LastStage(words, bits[-1], price))
+    found = choose(vectors, codewords, rates, LastStage(codewords, bits[-1], price))
     cost, context = spend(lambda stage, *_: found[stage])
-    least = torch.stack([spend(partial(tried, forced))[0] for forced in range(len(words))]).min(0).values
+    least = torch.stack([spend(partial(tried, forced))[0] for forced in range(len(codewords))]).min(0).values
     assert torch.allclose(cost, least, rtol=1e-4, atol=1e-4)
     assert 0.1 < (~context).float().mean() < 0.9
 
 
 def test_the_class_sets_the_step() -> None:
-    """With twice the step a vector twice as large becomes the same word, twice as large."""
+    """With twice the step a vector twice as large becomes the same codeword, twice as large."""
     books = Codebooks(Bank(level=1, groups=2, dim=2, stages=(64,)), 24)
     set_codebooks(books, (1.0,), seed=0)
     with torch.no_grad():

@@ -13,6 +13,6 @@ def test_shipped_model_keeps_its_budget(encoder_bundle: EncoderBundle) -> None:
     cost = measure(decoder.model, encoder_bundle.model, decoder.entropy_model)
     assert cost.parameters <= 12e6
     assert 20 < cost.analysis <= 21
-    assert 9.9 < cost.decode < 10.3
+    assert 9.9 < cost.decode < 10
     assert weights_files.find_decoder(decoder.id).stat().st_size < 14.8e6
     assert weights_files.find_encoder(decoder.id).stat().st_size < 11.4e6

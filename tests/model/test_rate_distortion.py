@@ -12,7 +12,7 @@ from pillow_mcquic.model.rate_distortion import LastStage, Rates
 @pytest.mark.parametrize("k", [16, 300])
 @pytest.mark.parametrize("fractional", [False, True])
 def test_choice_is_the_least_of_all(fractional: bool, k: int, pruning: bool) -> None:
-    """Against every word, tried one by one; of 300, in no order, in prefixes."""
+    """Against every codeword, tried one by one; of 300, in no order, in prefixes."""
     generator = torch.Generator().manual_seed(1)
     groups, count = 3, 200
     codewords = torch.randn(groups, k, 2, generator=generator)

@@ -79,3 +79,40 @@ def test_blocks_added_to_a_model_change_nothing_at_first(
         (before, bits, _), (after, other_bits, _) = same(pixels, quality), grown(pixels, quality)
     assert torch.equal(bits, other_bits)
     assert torch.equal(before, after)
+
+
+def test_a_wider_model_keeps_the_channels_it_had(checkpoint: Path, settings: Settings) -> None:
+    """Also where a weight holds several positions of each channel."""
+    wider = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, synthesis_width_8=24),
+        encoder=dataclasses.replace(settings.encoder, analysis_width_8=24),
+    )
+    old_analysis, old_synthesis = settings.encoder.analysis_width_8, settings.model.synthesis_width_8
+    assert old_analysis < 24 > old_synthesis
+    objective, state = new_objective(wider), read_state(checkpoint)
+    load_matching(objective, state)
+    merge = "encoder.analysis.merge.projection.weight"
+    new, old = objective.state_dict()[merge], state[merge]
+    assert torch.equal(new.unflatten(1, (4, 24))[..., :old_analysis], old.unflatten(1, (4, old_analysis)))
+    for name in ("decoder.synthesis.expand.projection.weight", "decoder.synthesis.expand.projection.bias"):
+        new, old = objective.state_dict()[name], state[name]
+        assert torch.equal(new.unflatten(0, (4, 24))[:, :old_synthesis], old.unflatten(0, (4, old_synthesis)))
+
+
+def test_a_bank_of_other_vectors_begins_anew(checkpoint: Path, settings: Settings) -> None:
+    banks = list(settings.model.banks)
+    assert banks[5].dim == 4
+    banks[5] = dataclasses.replace(banks[5], groups=2 * banks[5].groups, dim=2)
+    objective = new_objective(
+        dataclasses.replace(settings, model=dataclasses.replace(settings.model, banks=tuple(banks)))
+    )
+    before, state = {n: t.clone() for n, t in objective.state_dict().items()}, read_state(checkpoint)
+    partial = load_matching(objective, state)
+    new = ("decoder.codebooks.5.codewords.0", "tables.5.logits.0", "entropy_networks.contexts.5.input.weight")
+    for name in new:
+        assert name in partial
+        assert torch.equal(objective.state_dict()[name], before[name])
+    for name in ("decoder.codebooks.4.codewords.0", "tables.6.logits.1", "encoder.analysis.klt"):
+        assert name not in partial
+        assert torch.equal(objective.state_dict()[name], state[name])

@@ -19,8 +19,8 @@ def test_short_weights_keep_their_gradient_and_eight_bits() -> None:
 
 
 def test_log_energy_is_linear_between_powers_of_two() -> None:
-    words = torch.tensor([0.0, 1.0, 1.0, math.sqrt(2), 3.0, math.sqrt(13)]).view(1, 6, 1, 1)
-    values = log_energy(words, 1)[0, :, 0, 0]
+    codewords = torch.tensor([0.0, 1.0, 1.0, math.sqrt(2), 3.0, math.sqrt(13)]).view(1, 6, 1, 1)
+    values = log_energy(codewords, 1)[0, :, 0, 0]
     assert torch.allclose(values, torch.tensor([0.0, 1.0, 1.0, 1.5, 3.25, 3.75]), atol=1e-5)
-    pairs = log_energy(words, 2)[0, :, 0, 0]  # squared norms 1, 3, 22
+    pairs = log_energy(codewords, 2)[0, :, 0, 0]  # squared norms 1, 3, 22
     assert torch.allclose(pairs, torch.tensor([1.0, 2.0, 4 + 3 / 8]), atol=1e-5)

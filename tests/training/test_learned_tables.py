@@ -28,11 +28,11 @@ def test_steps_of_whole_classes_are_the_same_in_training(classes: list[int]) -> 
     assert torch.allclose(between[0, 0], (books.log_step[0, 4] + books.log_step[0, 5]) / 2)
 
 
-@pytest.mark.parametrize(("dim", "words"), [(1, 64), (2, 128), (4, 256)])
-def test_gradient_of_a_codeword_is_that_of_an_expectation(dim: int, words: int, pruning: bool) -> None:
-    """The expected place of a random word, times what moving it brings, differentiated by autograd over all words."""
+@pytest.mark.parametrize(("dim", "codewords"), [(1, 64), (2, 128), (4, 256)])
+def test_gradient_of_a_codeword_is_that_of_an_expectation(dim: int, codewords: int, pruning: bool) -> None:
+    """The expected place of a random codeword, times what moving it brings, differentiated by autograd over all."""
     torch.manual_seed(7)
-    codebooks = Codebooks(Bank(level=1, groups=2, dim=dim, stages=(words,)), classes=24)
+    codebooks = Codebooks(Bank(level=1, groups=2, dim=dim, stages=(codewords,)), classes=24)
     set_codebooks(codebooks, (1.0,), 0)
     c = codebooks.codewords[0].detach()
     x = torch.randn(2, 40, dim).mul(2 / dim).requires_grad_()
@@ -50,13 +50,15 @@ def test_gradient_of_a_codeword_is_that_of_an_expectation(dim: int, words: int, 
 
     rates = Rates([bits[:, None]], group_of(x), low, share)
     observed = []
-    word, again, nothing = ExpectedCodeword.apply(x, c, index, rates, low, 0.11, 2, lambda *what: observed.extend(what))
-    assert torch.equal(word, chosen)
+    codeword, again, nothing = ExpectedCodeword.apply(
+        x, c, index, rates, low, 0.11, 2, lambda *what: observed.extend(what)
+    )
+    assert torch.equal(codeword, chosen)
     assert torch.equal(again, chosen)
     assert torch.equal(nothing, torch.zeros(2))
     weight = torch.tensor([3.0, 0.5])  # of a bit in either image
     of_row = weight.repeat_interleave(20)[:, None]
-    loss = (of_row * gradient * (0.25 * word + 0.75 * again)).sum() + (weight * nothing).sum()
+    loss = (of_row * gradient * (0.25 * codeword + 0.75 * again)).sum() + (weight * nothing).sum()
     loss.backward()
     weighed = x.grad.abs().amax(-1) > 0
     assert 0.3 < weighed.float().mean() < 1 if pruning else weighed.all()

@@ -56,7 +56,8 @@ class Settings:
         if self.effort != codec.EFFORT_DEFAULT:
             wanted["effort"] = self.effort
         chosen = {name: value for name, value in wanted.items() if value is not None}
-        return json.dumps({"model": weights_files.default_id().hex(), **chosen})
+        model = weights_files.default_id()
+        return json.dumps({"model": model.hex(), "encoder": weights_files.encoder_digest(model), **chosen})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
 from ... import codec, weights_files
+from ...runtime import cores
 from .convert import convert
 from .tasks import Outcome, Settings, Task, failed
 
@@ -22,11 +24,6 @@ ENGINES = ("processes", "ray")
 MOST_WORKERS = 61  # processes that Windows can wait for
 STARTS = 3  # tasks that may lose their workers before one is done
 KILLED = "its worker process was killed (out of memory?)"
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
@@ -60,40 +57,77 @@ def _start_worker(threads: int) -> None:
 
 
 def in_processes(work: Callable[[Task], Outcome], tasks: Iterable[Task], workers: int) -> Iterator[Outcome]:
-    """Outcomes of tasks, in any order; a task that kills its process is a failure, the others go on.
+    """Outcomes of tasks, in any order.
 
-    Tasks are taken as workers get to them.  Raises OSError when worker processes do not live long enough to do a single
-    one.
+    A task that loses its process is tried once more, alone, and then a failure; the others go on.  Tasks are taken as
+    workers get to them; on an interrupt those in hand are finished.  Raises OSError when worker processes do not live
+    long enough to do a single one.
     """
+    waiting, lost, failures, worked = iter(tasks), list[Task](), 0, False
+
+    def taken() -> Iterator[Task]:
+        while (worked or len(lost) < STARTS) and (task := next(waiting, None)):
+            yield task
+
+    while True:
+        lost.clear()
+        for task, outcome in _in_pool(work, taken(), workers):
+            if outcome is None:
+                lost.append(task)
+            else:
+                worked = True
+                yield outcome
+        if not lost:
+            return
+        for task in lost:
+            for _, outcome in _in_pool(work, iter([task]), 1):
+                failures += outcome is None
+                worked |= outcome is not None
+                if failures == STARTS and not worked:
+                    raise OSError(f"{STARTS} times the worker processes died before any file was done: try --workers 1")
+                yield outcome or failed(task, KILLED)
+
+
+def _in_pool(
+    work: Callable[[Task], Outcome], tasks: Iterator[Task], workers: int
+) -> Iterator[tuple[Task, Outcome | None]]:
+    """Tasks and their outcomes, None where a process died of it; ends early when no process can be had any more."""
     from pebble import ProcessExpired, ProcessPool
 
-    waiting, lost, worked = iter(tasks), 0, False
-    running: dict[Future[Outcome], Task] = {}
     pool = ProcessPool(
         workers,
         initializer=_start_worker,
         initargs=(max(1, cores() // workers),),
         context=multiprocessing.get_context("spawn"),
     )
+    running: dict[Future[Outcome], Task] = {}
+    broken = False
     try:
         while True:
-            for task in islice(waiting, 2 * workers - len(running)):
-                running[pool.schedule(work, args=(task,))] = task
+            for task in islice(tasks, 0 if broken else 2 * workers - len(running)):
+                try:
+                    running[pool.schedule(work, args=(task,))] = task
+                except RuntimeError:  # pebble's, for a pool whose processes died while they were idle
+                    broken = True
+                    yield task, None
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
                 try:
-                    yield future.result()
-                    worked = True
+                    yield task, future.result()
                 except ProcessExpired:
-                    yield failed(task, KILLED)
-                    lost += 1
-                if lost == STARTS and not worked:
-                    raise OSError(f"{STARTS} times the worker processes died before any file was done: try --workers 1")
+                    yield task, None
+                except BrokenProcessPool:
+                    broken = True
+                    yield task, None
     finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+        try:
+            pool.close()  # type: ignore[no-untyped-call]
+            pool.join()  # an interrupt leaves no half of a file
+        finally:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
 
 
 def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outcome]:
@@ -105,7 +139,7 @@ def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outc
 
     class Converter:
         def __init__(self) -> None:
-            codec.load_decoder(weights_files.default_id())
+            codec.load_encoder() if settings.suffix == ".mcq" else codec.load_decoder(weights_files.default_id())
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return dataclasses.asdict(convert(settings, Task(**row)))

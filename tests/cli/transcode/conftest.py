@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -45,4 +46,7 @@ def names(report: dict[str, Any]) -> list[str]:
 def recorded(folder: Path) -> list[str]:
     """Names of the pictures whose outcome the manifest of a target folder holds."""
     with sqlite3.connect(folder / NAME) as database:
-        return [name for (name,) in database.execute("SELECT name FROM files WHERE outcome NOT NULL ORDER BY name")]
+        return [
+            os.fsdecode(name)
+            for (name,) in database.execute("SELECT name FROM files WHERE outcome NOT NULL ORDER BY name")
+        ]

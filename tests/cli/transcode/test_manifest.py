@@ -63,7 +63,25 @@ def test_every_entry_survives_a_kill_right_after_it(tmp_path: Path) -> None:
         assert len(manifest.done) == 50
 
 
-@pytest.mark.parametrize("content", [b"no database\n" * 100, b'{"planned": "a"}\n' * 200])
+def test_a_name_need_not_be_text(tmp_path: Path) -> None:
+    outcome = Outcome("\udcff.png", "\udcff.mcq", "3-5", after=4, made="4-7")
+    with Manifest(tmp_path / "record", SETTINGS) as manifest:
+        assert [*manifest.record_plan([Task(outcome.name, outcome.target, "3-5", True)])]
+        manifest.add(outcome, "quality 4")
+    with Manifest(tmp_path / "record", SETTINGS) as manifest:
+        assert manifest.done == {"\udcff.png": (outcome, "quality 4")}
+        assert manifest.planned == {"\udcff.png": "\udcff.mcq"}
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    with Manifest(tmp_path / "record", SETTINGS) as manifest:
+        manifest._database.execute("PRAGMA max_page_count = 1")
+        large = Outcome("a.png", "a.mcq", "x" * 100_000)
+        with pytest.raises(OSError, match=r"cannot use .*record .*full"):
+            manifest.add(large, "quality 4")
+
+
+@pytest.mark.parametrize("content", [b"no database\n" * 100, b'{"planned": "a"}\n' * 200, b"x"])
 def test_another_file_is_no_manifest(tree: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     path = tree.parent / "notes.txt"
     path.write_bytes(content)
@@ -72,20 +90,25 @@ def test_another_file_is_no_manifest(tree: Path, content: bytes, capsys: pytest.
     assert path.read_bytes() == content
 
 
-def test_another_database_is_no_manifest(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("table", ["files (size INTEGER)", "others (size INTEGER)"])
+def test_another_database_is_no_manifest(tree: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tree.parent / "other.sqlite"
     with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE files (size INTEGER)")
+        database.execute(f"CREATE TABLE {table}")
+    content = path.read_bytes()
     assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--manifest", str(path)]) == 1
-    assert "other.sqlite" in capsys.readouterr().err
+    assert "other.sqlite is no manifest of transcode" in capsys.readouterr().err
+    assert path.read_bytes() == content
 
 
 def test_two_runs_on_one_manifest(tree: Path) -> None:
     run(tree)
     path, out = tree.parent / "dst" / NAME, tree.parent / "dst"
     with Manifest(path, Settings(str(tree), str(out))):
+        changed = path.stat().st_mtime_ns  # to read and close the file here would give up its lock (POSIX)
         command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(tree), str(out)]
         second = subprocess.run(command, capture_output=True, text=True)
+        assert path.stat().st_mtime_ns == changed
     assert second.returncode == 1
     assert "another transcode is at work" in second.stderr
     assert run(tree)["skipped"] == 3

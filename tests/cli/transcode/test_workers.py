@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pillow_mcquic.cli.transcode import workers
 from pillow_mcquic.cli.transcode.tasks import Outcome, Task
 from pillow_mcquic.cli.transcode.workers import in_processes
 
@@ -23,6 +24,32 @@ def die_on_c(task: Task) -> Outcome:
     if task.name == "c":
         os.kill(os.getpid(), signal.SIGKILL)
     return Outcome(task.name, task.target, task.state)
+
+
+def die_the_first_time(task: Task) -> Outcome:
+    first = Path(task.target)
+    if task.name == "c" and not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(task.name, task.target, task.state)
+
+
+def test_a_task_that_lost_its_process_once_is_tried_again(tmp_path: Path) -> None:
+    tasks = [Task(name, str(tmp_path / "died"), "", False) for name in "abcd"]
+    outcomes = list(in_processes(die_the_first_time, tasks, workers=2))
+    assert sorted(o.name for o in outcomes) == list("abcd")
+    assert [o.error for o in outcomes] == [None] * 4
+    assert (tmp_path / "died").exists()
+
+
+def die(*_: object) -> None:
+    os._exit(1)
+
+
+def test_processes_that_never_begin_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_start_worker", die)
+    with pytest.raises(OSError, match="3 times the worker processes died before any file was done"):
+        list(in_processes(die_on_c, [Task(name, name, "", False) for name in "abcdefgh"], workers=2))
 
 
 def test_a_task_that_kills_its_process_is_the_only_failure() -> None:
@@ -59,6 +86,22 @@ def children(pid: int) -> Iterator[int]:
             continue
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such interrupt for one process")
+def test_an_interrupted_run_finishes_what_it_began(tmp_path: Path, photo: Image.Image) -> None:
+    source, out = many(tmp_path / "src", photo, 60), tmp_path / "dst"
+    command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(source), str(out), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("*.mcq"))) < 5:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert 5 <= len(list(out.glob("*.mcq"))) < 60
+    assert list(out.glob("*.part")) == []
+    subprocess.run(command, capture_output=True, check=True)
+    assert recorded(out) == [f"{i:03d}.png" for i in range(60)]
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_killed_run_is_repeated_without_loss(tmp_path: Path, photo: Image.Image) -> None:
     source, out = many(tmp_path / "src", photo, 60), tmp_path / "dst"
@@ -67,13 +110,13 @@ def test_killed_run_is_repeated_without_loss(tmp_path: Path, photo: Image.Image)
     while len(list(out.glob("*.mcq"))) < 5:
         time.sleep(0.02)
         assert process.poll() is None
-    workers = list(children(process.pid))
+    pids = list(children(process.pid))
     process.kill()
     process.wait()
     done = len(list(out.glob("*.mcq")))
     assert done < 60
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "workers outlived the run that was killed"
         time.sleep(0.1)
     subprocess.run(command, capture_output=True, check=True)
