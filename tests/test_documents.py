@@ -108,6 +108,7 @@ def test_dataset_of_the_guide_to_workers(names: dict[str, Any]) -> None:
     assert photos[0].size == (128, 96)
 
 
+@pytest.mark.slow
 def test_example_learns_on_codes_and_on_pixels(photo: Image.Image, tmp_path: Path) -> None:
     """Crops of the left and of the right parrot; guessing would be right in half the cases."""
     for name, left in (("red", 60), ("blue", 420)):

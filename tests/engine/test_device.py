@@ -96,6 +96,7 @@ def test_matmul_precision_of_the_caller_changes_nothing(legacy: bool, effort: in
         matmul.fp32_precision = before[1]
 
 
+@pytest.mark.slow
 def test_default_device_of_the_caller_changes_nothing(small: Image.Image) -> None:
     """In a new process, so that the weights are read under it, too."""
     code = (

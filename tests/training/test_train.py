@@ -45,6 +45,7 @@ def test_a_run_measures_what_errors_cost(checkpoint: Path) -> None:
     assert state["decoder.log_gain.1"][:, 0].diff().count_nonzero() == 7
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_run_equals_an_unbroken_one(
     settings: Settings, photos: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_schedule_fitted_into_a_time_needs_one(settings: Settings, photos: Pat
         train(settings, str(photos), tmp_path / "toy.pt", within=True)
 
 
+@pytest.mark.slow
 def test_a_schedule_fitted_into_a_time_goes_on_where_it_was(settings: Settings, photos: Path, tmp_path: Path) -> None:
     path, clock = tmp_path / "toy.pt", itertools.count()
     with pytest.MonkeyPatch.context() as patch:
@@ -104,6 +106,7 @@ def test_a_schedule_fitted_into_a_time_goes_on_where_it_was(settings: Settings, 
     assert 3 <= more["step"] - done["step"] <= 5
 
 
+@pytest.mark.slow
 def test_a_schedule_may_be_fitted_into_a_time(settings: Settings, photos: Path, tmp_path: Path) -> None:
     path, clock = tmp_path / "toy.pt", itertools.count()
     with pytest.MonkeyPatch.context() as patch:
@@ -124,6 +127,7 @@ def test_validation_without_its_package_is_refused_at_once(
         train(settings, str(photos), tmp_path / "x.pt", val_folder=str(photos))
 
 
+@pytest.mark.slow
 def test_command_line_trains(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(SETTINGS)
     checkpoint = tmp_path / "new" / "toy.pt"
@@ -142,6 +146,7 @@ def test_command_line_trains(photos: Path, tmp_path: Path) -> None:
     assert "notes.txt is not a checkpoint" in bad.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="torchrun with gloo")
 def test_two_processes_under_torchrun(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(SETTINGS)

@@ -65,6 +65,7 @@ def die_on_consonants(task: Task) -> Outcome:
     return Outcome(task.name, task.target, task.state)
 
 
+@pytest.mark.slow
 def test_many_tasks_that_kill_their_process_are_failures_too() -> None:
     outcomes = list(in_processes(die_on_consonants, [Task(n, n, "", False) for n in "abcdefi"], workers=2))
     assert sorted(o.name for o in outcomes if o.error) == ["b", "c", "d", "f"]
@@ -77,6 +78,16 @@ def many(folder: Path, photo: Image.Image, count: int) -> Path:
     return folder
 
 
+def begun(source: Path, out: Path) -> tuple[list[str], subprocess.Popen[bytes]]:
+    """A run by two workers that has made five files."""
+    command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(source), str(out), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("*.mcq"))) < 5:
+        time.sleep(0.02)
+        assert process.poll() is None
+    return command, process
+
+
 def children(pid: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         try:
@@ -86,14 +97,11 @@ def children(pid: int) -> Iterator[int]:
             continue
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such interrupt for one process")
 def test_an_interrupted_run_finishes_what_it_began(tmp_path: Path, photo: Image.Image) -> None:
-    source, out = many(tmp_path / "src", photo, 60), tmp_path / "dst"
-    command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(source), str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("*.mcq"))) < 5:
-        time.sleep(0.02)
-        assert process.poll() is None
+    out = tmp_path / "dst"
+    command, process = begun(many(tmp_path / "src", photo, 60), out)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     assert 5 <= len(list(out.glob("*.mcq"))) < 60
@@ -102,14 +110,11 @@ def test_an_interrupted_run_finishes_what_it_began(tmp_path: Path, photo: Image.
     assert recorded(out) == [f"{i:03d}.png" for i in range(60)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_killed_run_is_repeated_without_loss(tmp_path: Path, photo: Image.Image) -> None:
-    source, out = many(tmp_path / "src", photo, 60), tmp_path / "dst"
-    command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(source), str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("*.mcq"))) < 5:
-        time.sleep(0.02)
-        assert process.poll() is None
+    out = tmp_path / "dst"
+    command, process = begun(many(tmp_path / "src", photo, 60), out)
     pids = list(children(process.pid))
     process.kill()
     process.wait()
@@ -124,6 +129,7 @@ def test_killed_run_is_repeated_without_loss(tmp_path: Path, photo: Image.Image)
     assert recorded(out) == [f"{i:03d}.png" for i in range(60)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_ray_with_a_killed_worker_loses_nothing(tmp_path: Path, photo: Image.Image) -> None:
     pytest.importorskip("ray")
