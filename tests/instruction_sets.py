@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from pillow_mcquic.engine.device import processor_has
 
 EVERY = {
     "all there are": {},
@@ -14,7 +14,7 @@ EVERY = {
 
 def _there(name: str) -> bool:
     """Whether this processor has what an environment asks torch to use."""
-    return name != "avx512" or bool(torch.cpu.get_capabilities().get("avx512_f"))
+    return name != "avx512" or processor_has("avx512_f")
 
 
 INSTRUCTION_SETS = {name: environment for name, environment in EVERY.items() if _there(name)}

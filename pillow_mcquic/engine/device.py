@@ -94,16 +94,16 @@ def bfloat16_native(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return _processor_has("amx_bf16", "avx512_bf16")
+    return processor_has("amx_bf16", "avx512_bf16")
 
 
 def int8_native(device: torch.device) -> bool:
     """Whether a device multiplies int8 matrices in hardware, four products at once and exactly."""
-    return device.type == "cpu" and _processor_has("avx512_vnni", "avx_vnni") and linear.int8_works()
+    return device.type == "cpu" and processor_has("avx512_vnni", "avx_vnni") and linear.int8_works()
 
 
-def _processor_has(*instructions: str) -> bool:
-    """Whether torch knows the processor to have any of these."""
+def processor_has(*instructions: str) -> bool:
+    """Whether torch knows the processor to have any of these; before 2.10 or so it knows of none."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in instructions)
 
