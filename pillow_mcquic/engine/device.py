@@ -103,7 +103,7 @@ def int8_native(device: torch.device) -> bool:
 
 
 def processor_has(*instructions: str) -> bool:
-    """Whether torch knows the processor to have any of these; before 2.10 or so it knows of none."""
+    """Whether torch knows the processor to have any of these; torch 2.9 knows of none, and then float32 is used."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in instructions)
 
