@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import BadFileError
 
@@ -52,16 +55,22 @@ def find_encoder(model: bytes) -> Path:
     )
 
 
-def encoder_digest(model: bytes) -> str:
-    """What tells an encoder from another of the same decoder, in hexadecimal; errors as of `find_encoder`."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A weights file as safetensors opens it; BadFileError where it, or what is looked for in it, cannot be read."""
     from safetensors import SafetensorError, safe_open
 
-    path = find_encoder(model)
     try:
         with safe_open(path, "np") as file:
-            return str(file.metadata()["digest"])
+            yield file
     except (SafetensorError, KeyError, TypeError) as error:
         raise BadFileError(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
+
+
+def encoder_digest(model: bytes) -> str:
+    """What tells an encoder from another of the same decoder, in hexadecimal; errors as of `find_encoder`."""
+    with opened(find_encoder(model)) as file:
+        return str(file.metadata()["digest"])
 
 
 def _find(name: str) -> Path | None:

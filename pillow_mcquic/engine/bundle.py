@@ -31,7 +31,7 @@ from ..model.codeword_search import BankSearch
 from ..model.config import Config, EncoderConfig
 from ..model.entropy_model import EntropyModel
 from ..model.model import DecoderModel, EncoderModel
-from ..weights_files import ENCODER_SUFFIX, SUFFIX
+from ..weights_files import ENCODER_SUFFIX, SUFFIX, opened
 from . import forks
 
 Arrays = dict[str, NDArray[Any]]
@@ -161,14 +161,9 @@ class Stored:
 
 
 def _read(path: Path) -> Stored:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            metadata = dict(file.metadata())
-            return Stored(metadata["config"], metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise BadFileError(f"weights file {path} cannot be read ({error}); reinstall pillow_mcquic") from error
+    with opened(path) as file:
+        metadata = dict(file.metadata())
+        return Stored(metadata["config"], metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def read_decoder(path: Path) -> Stored:

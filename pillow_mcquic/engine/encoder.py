@@ -73,14 +73,16 @@ class Encoder:
                 analysed = Analysed(analysed.shortcut.clone(), analysed.features)
             return self._choose(self._latent(analysed, q), quality, grids, q)
 
-    def write(self, coded: Coded) -> list[bytes]:
-        """Codes and classes -> the code stream of each picture."""
-        codes = [bank.flatten(3).cpu().numpy() for bank in coded.codes]
-        classes = [bank.flatten(2).cpu().numpy() for bank in coded.classes]
+    def write(self, coded: Coded, banks: range | None = None) -> list[bytes]:
+        """Codes and classes -> the code stream of each picture; banks: of these alone, to know its length."""
+        numbers = range(len(coded.codes)) if banks is None else banks
+        codes = {number: coded.codes[number].flatten(3).cpu().numpy() for number in numbers}
+        classes = {number: coded.classes[number].flatten(2).cpu().numpy() for number in numbers}
         streams = []
-        for picture in range(len(codes[0])):
+        for picture in range(len(coded.codes[0])):
             encoder = entropy.Encoder()
-            for number, tables in enumerate(self.bundle.decoder.tables):
+            for number in numbers:
+                tables = self.bundle.decoder.tables[number]
                 encoder.write(codes[number][picture], classes[number][picture], tables)
             streams.append(encoder.finish())
         return streams

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..bitstream import entropy
 from ..bitstream.grids import SQUARE, grids_of
 from ..model.distortion import Distortion
 from ..nn.layers import unit_range
@@ -87,7 +86,7 @@ def _refine(
             distortion, gradient = distort(
                 decoder, encoder.bundle.config.distortion, views, coded, first, features, q, want_gradient=not last
             )
-            cost = distortion + 8 * _level_1_bytes(decoder, coded)
+            cost = distortion + 8 * len(encoder.write(coded, decoder.config.banks_of(1))[0])
             if cost < least:
                 best, least = coded, cost
             if last:
@@ -101,15 +100,6 @@ def _refine(
             found = encoder.choose_level(1, residuals, known.copy(), q)
             coded = Coded(coded.codes[: len(coarse)] + found.codes, coded.classes[: len(coarse)] + found.classes)
     return best
-
-
-def _level_1_bytes(decoder: Decoder, coded: Coded) -> int:
-    """Length of a code stream of level 1 alone."""
-    encoder = entropy.Encoder()
-    for number in decoder.config.banks_of(1):
-        codes, classes = coded.codes[number][0].flatten(2), coded.classes[number][0].flatten(1)
-        encoder.write(codes.cpu().numpy(), classes.cpu().numpy(), decoder.bundle.tables[number])
-    return len(encoder.finish())
 
 
 class View(NamedTuple):

@@ -73,6 +73,10 @@ class Config:
         """How many banks, in coding order, a picture of 1/`scale` of the sides is made of."""
         return len(self.banks) if scale == 1 else self.banks_of(1).start + PREVIEW_BANKS[scale]
 
+    def preview_channels(self, scale: int) -> int:
+        """Channels of level 1 that a preview of 1/`scale` of the sides is made of."""
+        return sum(self.banks[number].channels for number in range(self.banks_of(1).start, self.banks_at(scale)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and dicts, for JSON."""
         return dataclasses.asdict(self)

@@ -20,8 +20,7 @@ class Previews(nn.Module):
         super().__init__()
         self.scales = nn.ModuleDict()
         for scale in PREVIEW_BANKS:
-            channels = sum(config.banks[b].channels for b in range(config.banks_of(1).start, config.banks_at(scale)))
-            inputs = channels + 8 * LARGE_CHANNELS + config.hyper_width
+            inputs = config.preview_channels(scale) + 8 * LARGE_CHANNELS + config.hyper_width
             self.scales[str(scale)] = nn.Linear(inputs, 3 * (16 // scale) ** 2).requires_grad_(False)
 
     @staticmethod

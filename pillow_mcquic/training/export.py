@@ -102,8 +102,7 @@ class PreviewFit:
             features, everything = decoder.features(coded, q), (..., slice(None), slice(None))
             z1 = decoder.latent(coded, everything, decoder.first_bank(coded, q), features, q)
         for scale in PREVIEW_BANKS:
-            channels = sum(config.banks[b].channels for b in range(config.banks_of(1).start, config.banks_at(scale)))
-            x = decoder.model.previews.inputs(z1[:, :channels], features).double().flatten(0, 2)
+            x = decoder.model.previews.inputs(z1[:, : config.preview_channels(scale)], features).double().flatten(0, 2)
             x = torch.cat([x, torch.ones(len(x), 1)], 1)
             small = torch.from_numpy(np.array(decoded.reduce(scale))).permute(2, 0, 1)[None].double() / 255
             y = to_patches(small, 16 // scale).flatten(0, 2)
