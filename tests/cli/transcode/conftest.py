@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -45,7 +46,7 @@ def names(report: dict[str, Any]) -> list[str]:
 
 def recorded(folder: Path) -> list[str]:
     """Names of the pictures whose outcome the manifest of a target folder holds."""
-    with sqlite3.connect(folder / NAME) as database:
+    with contextlib.closing(sqlite3.connect(folder / NAME)) as database:
         return [
             os.fsdecode(name)
             for (name,) in database.execute("SELECT name FROM files WHERE outcome NOT NULL ORDER BY name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_another_file_is_no_manifest(tree: Path, content: bytes, capsys: pytest.
 @pytest.mark.parametrize("table", ["files (size INTEGER)", "others (size INTEGER)"])
 def test_another_database_is_no_manifest(tree: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tree.parent / "other.sqlite"
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute(f"CREATE TABLE {table}")
     content = path.read_bytes()
     assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--manifest", str(path)]) == 1

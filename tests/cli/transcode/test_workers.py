@@ -78,10 +78,17 @@ def many(folder: Path, photo: Image.Image, count: int) -> Path:
     return folder
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so does what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begun(source: Path, out: Path) -> tuple[list[str], subprocess.Popen[bytes]]:
     """A run by two workers that has made five files."""
     command = [sys.executable, "-m", "pillow_mcquic", "transcode", str(source), str(out), "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    )
     while len(list(out.glob("*.mcq"))) < 5:
         time.sleep(0.02)
         assert process.poll() is None
