@@ -76,7 +76,7 @@ def restreamed(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         for _ in range(rng.randint(1, 8)):
             at = rng.randrange(len(words) + 1)
             words[at : at + rng.randint(0, 2)] = [rng.randbytes(4)] * rng.randint(0, 2)
-        yield container.write(parsed.header, b"".join(words), chunks)
+        yield container.write(parsed.header, chunks | {container.CODES: b"".join(words)})
 
 
 def outcome(data: bytes, picture: bytes) -> str:
@@ -116,7 +116,7 @@ def faults(args: argparse.Namespace) -> None:
     model = container.read(io.BytesIO(subjects()["small"])).header.model
     for width, height, codes in ((1 << 27, 1 << 27, 1000), (60000, 60000, 20000), (1, 80_000_000, 160_000)):
         header = container.Header(width, height, "RGB", Quality(1024), model)
-        data = container.write(header, bytes(codes), {})
+        data = container.write(header, {container.CODES: bytes(codes)})
         began, before = time.perf_counter(), peak_mb()
         try:
             answer = str(len(opened(data)))

@@ -6,6 +6,7 @@ and `load_encoder`, when the first picture is encoded or decoded, not with the p
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from PIL import Image
 
 from . import quality as quality_scale
 from . import weights_files
-from .bitstream import alpha, container, range_coder
-from .bitstream.container import ALPHA, METADATA, File, Header
+from .bitstream import alpha, container, exact_squares, range_coder
+from .bitstream.container import ALPHA, EXACT, METADATA, File, Header
+from .bitstream.exact_squares import ExactSquares
+from .bitstream.picture import Picture
 from .engine import forks
 from .quality import Quality
-from .target_search import search_size
+from .target_search import SIZE_TOLERANCE, search_size
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
     from .engine.bundle import DecoderBundle, EncoderBundle
     from .engine.decoder import Decoder
     from .engine.encoder import Analysed, Encoder
+    from .engine.exact_choice import Choice
 
 EFFORT_DEFAULT = 1
 REFINEMENT_ITERATIONS = {1: 0, 2: 4, 3: 16}  # by effort
+EXACT_EFFORT = {1: {"method": 6, "quality": 90}, 2: {"method": 6, "quality": 100}, 3: {"method": 6, "quality": 100}}
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
 FIRST_TRY = Quality(1152)  # of a size search: 4.5
 REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
@@ -86,27 +91,13 @@ def load_encoder(device: torch.device | str | None = None) -> Encoder:
         return Encoder(loaded_encoders[model], decoder.device)
 
 
-def split_channels(pixels: NDArray[np.uint8]) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Array (H, W), (H, W, 1..4) -> mode, RGB (H, W, 3), alpha (H, W) or None; ValueError otherwise."""
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-        what = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise ValueError(f"pixels must be a uint8 array, got {what}")
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
-        raise ValueError(f"pixels must be (H, W) or (H, W, 1..4), not empty, got {pixels.shape}")
-    channels = pixels.shape[2]
-    transparency = pixels[:, :, -1] if channels in (2, 4) else None
-    colours = pixels[:, :, :3] if channels >= 3 else np.repeat(pixels[:, :, :1], 3, 2)
-    return container.MODES[channels], np.ascontiguousarray(colours), transparency
-
-
 def encode(
     pixels: NDArray[np.uint8],
     *,
     quality: float | None = None,
     target_bpp: float | None = None,
     max_bytes: int | None = None,
+    lossless: bool = False,
     effort: int = EFFORT_DEFAULT,
     chunks: dict[bytes, bytes] | None = None,
 ) -> bytes:
@@ -115,9 +106,11 @@ def encode(
     Parameters
     ----------
     pixels : uint8, (H, W) grey, (H, W, 1..4) grey, grey + alpha, RGB, RGBA.
-    quality : 1 (smallest) to 8 (best), fractions between; default 4.
+    quality : 1 (smallest) to 8 (best), fractions between; default 4.  Where text, lines or flat colours are smaller or
+        better so, squares of 16x16 pixels are kept exactly.
     target_bpp : instead of it, bits per pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches.
     max_bytes : instead of both, the best quality whose file is no larger.
+    lossless : instead of all three, keep every pixel, as WebP lossless does; needs no torch.
     effort : 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes; decoding is the same); above 1 it needs
         up to 0.5 GB more, and 80 bytes a pixel.
     chunks : payloads of metadata chunks by type (`bitstream.container.METADATA`).
@@ -130,56 +123,118 @@ def encode(
     ------
     ValueError : for an argument out of range, and when `max_bytes` is below what quality 1 needs.
     """
-    _one_of(quality=quality, target_bpp=target_bpp, max_bytes=max_bytes)
+    lossless = check_lossless(lossless)
+    _one_of(quality=quality, target_bpp=target_bpp, max_bytes=max_bytes, lossless=lossless or None)
     fixed = quality_scale.DEFAULT if quality is None else Quality.parse(quality)
     wanted = refinement_iterations(effort)
-    mode, colours, transparency = split_channels(pixels)
-    target = _target_bytes(target_bpp, max_bytes, pixels)
-    extra = dict(chunks or {})
-    for kind in extra:
+    for kind in chunks or {}:
         if kind not in METADATA:
             raise ValueError(f"chunks must have types {sorted(METADATA)}, got {kind!r}")
-    if transparency is not None:
-        extra[ALPHA] = alpha.pack(transparency)
+    picture = Picture.of(pixels, EXACT_EFFORT[effort], chunks)
+    target = _target_bytes(target_bpp, max_bytes, pixels)
+    if lossless:
+        return picture.write_lossless()
     encoder = load_encoder()
-    images, (height, width) = encoder.images(colours), colours.shape[:2]
+    images = encoder.images(picture.colours)
+    if target is not None:
+        return _search(encoder, images, picture, target, wanted, strict=max_bytes is not None)
+    return encode_images(encoder, images, fixed, wanted)[0].write(picture, fixed, encoder.bundle.decoder.id)
 
-    def make(quality: Quality, iterations: int, analysed: Analysed | None = None) -> bytes:
-        header = Header(width, height, mode, quality, encoder.bundle.decoder.id)
-        return container.write(header, encode_images(encoder, images, quality, iterations, analysed)[0], extra)
 
-    if target is None:
-        return make(fixed, wanted)
-    analysed = encoder.analyse(images) if height * width <= SHARED_ANALYSIS_PIXELS else None
-    start = FIRST_TRY.steps
-    if wanted:  # what is quick to try tells where the slow search begins
-        start, _ = search_size(
-            lambda steps: make(Quality(steps), 0, analysed), target / REFINED_GROWTH, start, strict=False
-        )
-    return search_size(
-        lambda steps: make(Quality(steps), wanted, analysed), target, start, strict=max_bytes is not None
-    )[1]
+def _search(
+    encoder: Encoder, images: torch.Tensor, picture: Picture, target: float, wanted: int, *, strict: bool
+) -> bytes:
+    """The file nearest in size to `target` bytes, or if `strict` the best of no more; otherwise as `search_size`.
+
+    With exact squares sizes have steps, and a small budget may have no room for them: then all squares are learned.
+    """
+    from .engine import exact_choice
+
+    analysed = encoder.analyse(images) if images.shape[2] * images.shape[3] <= SHARED_ANALYSIS_PIXELS else None
+
+    def search(exact: bool) -> bytes:
+        def make(steps: int, iterations: int) -> bytes:
+            quality = Quality(steps)
+            content = encode_images(encoder, images, quality, iterations, analysed, exact=exact)[0]
+            return content.write(picture, quality, encoder.bundle.decoder.id)
+
+        start = FIRST_TRY.steps
+        if wanted:  # what is quick to try tells where the slow search begins
+            start, _ = search_size(lambda steps: make(steps, 0), target / REFINED_GROWTH, start, strict=False)
+        return search_size(lambda steps: make(steps, wanted), target, start, strict=strict)[1]
+
+    if not exact_choice.worth_a_try(images[0]):
+        return search(exact=False)
+    try:
+        found = search(exact=True)
+    except ValueError:  # even quality 1 is larger
+        return search(exact=False)
+    if strict or abs(len(found) - target) <= SIZE_TOLERANCE * target:
+        return found
+    return min(found, search(exact=False), key=lambda data: abs(len(data) - target))
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What is written of a picture: `codes` of the learned squares, `choice` of the exact ones; None without any."""
+
+    codes: bytes | None
+    choice: Choice | None
+
+    def write(self, picture: Picture, quality: Quality, model: bytes) -> bytes:
+        """The file."""
+        if self.choice is None:
+            return picture.write(quality, model, self.codes)
+        return picture.write(quality, model, self.codes, self.choice.squares, self.choice.pixels)
 
 
 def encode_images(
-    encoder: Encoder, images: torch.Tensor, quality: Quality, iterations: int, analysed: Analysed | None = None
-) -> list[bytes]:
-    """Images (B, 3, H, W) uint8 on the encoder's device -> the code stream of each.
+    encoder: Encoder,
+    images: torch.Tensor,
+    quality: Quality,
+    iterations: int,
+    analysed: Analysed | None = None,
+    *,
+    exact: bool = True,
+) -> list[Content]:
+    """Images (B, 3, H, W) uint8 on the encoder's device -> what is written of each.
 
-    iterations: of latent refinement; analysed: what `Encoder.analyse` gave for these images.
+    Parameters
+    ----------
+    iterations : of latent refinement.
+    analysed : what `Encoder.analyse` gave for these images.
+    exact : whether squares may be exact.
     """
-    coded, residuals = encoder.encode(images, quality, analysed)
-    if iterations:
-        from .engine.refinement import refine
+    import torch
 
-        coded = refine(encoder, images, residuals, coded, quality, iterations)
-    return encoder.write(coded)
+    from .engine import exact_choice
+
+    coded, residuals = encoder.encode(images, quality, analysed)
+    contents: dict[int, Content] = {}
+    for number, image in enumerate(torch.split(images, 1) if exact else ()):
+        choice = exact_choice.choose(encoder, image, coded.pictures([number]), quality)
+        if choice is not None:
+            codes = None
+            if not choice.squares.all():
+                filled = exact_choice.fill(image, choice.squares)
+                codes = encode_images(encoder, filled, quality, iterations, exact=False)[0].codes
+            contents[number] = Content(codes, choice)
+    learned = [number for number in range(len(images)) if number not in contents]
+    if learned:
+        coded = coded.pictures(learned)
+        if iterations:
+            from .engine.refinement import refine
+
+            coded = refine(encoder, images[learned], residuals[learned], coded, quality, iterations)
+        streams = encoder.write(coded)
+        contents.update(zip(learned, [Content(stream, None) for stream in streams], strict=True))
+    return [contents[number] for number in range(len(images))]
 
 
 def _one_of(**given: object) -> None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise ValueError(f"give one of quality, target_bpp and max_bytes, not {' and '.join(names)}")
+        raise ValueError(f"give only one of {' and '.join(names)}")
 
 
 def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) -> float | None:
@@ -200,18 +255,51 @@ def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
 
     scale: 1, 2, 4 or 8 for the sides divided by it, rounded up.
     """
-    header, payload = file.header, file.get(ALPHA)
+    header, exact = file.header, unpack_exact(file)
+    if not header.learned:
+        assert exact is not None
+        return _reduced(exact.pixels, scale)
+    payload = file.get(ALPHA)
     transparency = None if payload is None else alpha.unpack(payload, header.width, header.height)
     decoder = load_decoder(header.model)
     pixels = decoder.pixels(decoder.read([file.codes], header, scale), header, scale)
-    if transparency is None:
-        return pixels
-    return np.dstack([pixels, np.asarray(Image.fromarray(transparency).reduce(scale))])
+    if exact is not None:
+        exact_squares.put(exact, pixels, scale)
+    return pixels if transparency is None else np.dstack([pixels, _reduced(transparency, scale)])
+
+
+def unpack_exact(file: File) -> ExactSquares | None:
+    """The exact squares of a parsed file, None without any; OSError when they are damaged."""
+    header, payload = file.header, file.get(EXACT)
+    if payload is None:
+        return None
+    return exact_squares.unpack(payload, header.width, header.height, header.mode, whole=not header.learned)
+
+
+def _reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
 
 
 def check_sizes(headers: Sequence[Header]) -> None:
     """Warn or raise, as Pillow does, when pictures together are larger than `PIL.Image.MAX_IMAGE_PIXELS` allows."""
     Image._decompression_bomb_check((sum(math.prod(header.padded_size) for header in headers), 1))
+
+
+def check_lossless(lossless: object) -> bool:
+    """Check a lossless argument; ValueError for anything but True, False and None."""
+    if lossless is not None and not isinstance(lossless, (bool, np.bool_)):
+        raise ValueError(f"lossless must be True or False, got {lossless!r}")
+    return bool(lossless)
+
+
+def check_level(level: float | None, lossless: object) -> float | None:
+    """The quality that other libraries call level: the default for None, None for lossless; ValueError for both."""
+    lossless = check_lossless(lossless)
+    _one_of(level=level, lossless=lossless or None)
+    if level is not None:
+        Quality.parse(level)
+        return level
+    return None if lossless else float(quality_scale.DEFAULT)
 
 
 def check_scale(scale: object) -> int:

@@ -11,6 +11,7 @@ from PIL import Image, ImageFile
 from . import codec, weights_files
 from .bitstream import container
 from .bitstream.container import COMMENT, DPI, EXIF, ICC, METADATA, XMP
+from .bitstream.reader import Reader
 from .errors import BadFileError, NotMcqError
 
 FORMAT = "MCQ"
@@ -30,6 +31,9 @@ MODES = {
     "YCbCr": "RGB",
 }
 
+# those that are stored without loss; a palette's colours are
+EXACT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
+
 
 def _accept(prefix: bytes) -> bool:
     return prefix.startswith(container.MAGIC)
@@ -43,7 +47,7 @@ class McqImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         assert self.fp is not None
-        reader = container.Reader(self.fp)
+        reader = Reader(self.fp)
         try:
             header = container.read_header(reader)
         except NotMcqError as error:
@@ -56,10 +60,13 @@ class McqImageFile(ImageFile.ImageFile):
         # Pillow itself limits width times height, but a picture one pixel wide takes sixteen times that to decode
         if math.prod(header.padded_size) > 2 * header.width * header.height:
             codec.check_sizes([header])
-        weights_files.find_decoder(header.model)  # an unknown model is reported by open, not by load
+        if header.learned:
+            weights_files.find_decoder(header.model)  # an unknown model is reported by open, not by load
         self._size = header.width, header.height
         self._mode = header.mode
-        self.info["quality"] = float(header.quality)
+        self.info["lossless"] = header.quality is None
+        if header.quality is not None:
+            self.info["quality"] = float(header.quality)
         self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
         self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload, 1))]
 
@@ -70,7 +77,7 @@ class McqImageFile(ImageFile.ImageFile):
         tile = self.tile[0]
         header: container.Header = tile.args[0]  # type: ignore[index, assignment]
         self.fp.seek(tile.offset)
-        container.read_picture(container.Reader(self.fp), header)
+        container.read_picture(Reader(self.fp), header)
         super().verify()
 
     def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
@@ -99,13 +106,13 @@ class McqImageFile(ImageFile.ImageFile):
 
 
 class McqDecoder(ImageFile.PyDecoder):
-    """Waits for the alpha and codes chunks, then decodes them at once."""
+    """Waits for the chunks of the picture, then decodes them at once."""
 
     def decode(self, buffer: bytes | Any) -> tuple[int, int]:
         header, expected, scale = self.args
         if len(buffer) < expected:
             return 0, 0
-        reader = container.Reader(io.BytesIO(buffer[:expected]))
+        reader = Reader(io.BytesIO(buffer[:expected]))
         file = container.File(header, container.read_picture(reader, header), 0)
         # any buffer will do, and a copy of a large picture is large
         self.set_as_raw(codec.decode_file(file, scale).data)  # type: ignore[arg-type]
@@ -171,11 +178,18 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     options: dict[str, Any] = im.encoderinfo
     if im.width == 0 or im.height == 0:
         raise ValueError(f"cannot save an image of size {im.width}x{im.height} as MCQ")
+    lossless = codec.check_lossless(options.get("lossless"))
+    if lossless and im.mode not in EXACT_MODES:
+        raise ValueError(
+            f"cannot save mode {im.mode} losslessly as MCQ, whose pixels are grey or RGB: convert to RGB first, "
+            f"or one of {', '.join(sorted(EXACT_MODES))}"
+        )
     data = codec.encode(
         to_pixels(im),
         quality=options.get("quality"),
         target_bpp=options.get("target_bpp"),
         max_bytes=options.get("max_bytes"),
+        lossless=lossless,
         effort=options.get("effort", codec.EFFORT_DEFAULT),
         chunks=_metadata(im, options),
     )

@@ -61,7 +61,7 @@ def whole_file(data: bytes) -> bytes:
     if mode.endswith("A"):
         chunks[container.ALPHA] = other if fields[0] & 64 else alpha.pack(np.zeros((height, width), "u1"))
     header = container.Header(width, height, mode, Quality(quality), weights_files.default_id())
-    return container.write(header, stream, chunks)
+    return container.write(header, chunks | {container.CODES: stream})
 
 
 def one_input(data: bytes) -> None:

@@ -79,7 +79,7 @@ def rewritten(tiny_file: bytes, codes: bytes) -> bytes:
     """The file with another code stream and right checksums: damage that only the codes can show."""
     parsed = container.read(io.BytesIO(tiny_file))
     chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
-    return container.write(parsed.header, codes, chunks)
+    return container.write(parsed.header, chunks | {container.CODES: codes})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_wrong_size_under_a_right_checksum_is_refused(tiny_file: bytes) -> None:
     parsed = container.read(io.BytesIO(tiny_file))
     header = container.Header(400, 300, "RGBA", parsed.header.quality, parsed.header.model)
     chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
-    assert outcome(container.write(header, parsed.codes, chunks)) == "refused"
+    assert outcome(container.write(header, chunks | {container.CODES: parsed.codes})) == "refused"
 
 
 def test_trailing_data_is_ignored(tiny_file: bytes) -> None:

@@ -13,17 +13,20 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import cast, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import codec, weights_files
 from .. import quality as quality_scale
 from ..bitstream import container
-from ..bitstream.container import File, Header
+from ..bitstream.container import File
 from ..bitstream.grids import LEVELS, SQUARE, grids_of
+from ..bitstream.picture import Picture
 from ..engine.decoder import Coded, Decoder
+from ..engine.device import Device
 from ..model.config import Config
-from ..nn.reshape import pad_to_multiple
 from ..quality import Quality
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -69,16 +72,26 @@ def decode_tensor(
     sources = cast(Sequence[Source], source if several else [source])
     files = [_parsed(each) for each in sources]
     alike: dict[tuple[bytes, bool, Quality, tuple[int, int]], list[int]] = {}
+    decoded: dict[int, Tensor] = {}
     for i, file in enumerate(files):
         header = file.header
-        alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
-    decoded: dict[int, Tensor] = {}
+        if not header.learned or header.quality is None:
+            decoded[i] = _planes(codec.decode_file(file)).to(Device.choose(device).where)
+        else:
+            alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
     for (model, _, _, size), indices in alike.items():
         decoder = codec.load_decoder(model, device)
         count = _batch_size(decoder, size)
         for batch in (indices[i : i + count] for i in range(0, len(indices), count)):
             decoded.update(zip(batch, _decode(decoder, [files[i] for i in batch]), strict=True))
     return [decoded[i] for i in range(len(files))] if several else decoded[0]
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Tensor:
+    """(H, W) or (H, W, 2..4) uint8 -> (3, H, W): grey three times, alpha not."""
+    if pixels.ndim == 2 or pixels.shape[2] == 2:
+        return torch.tensor(pixels.reshape(*pixels.shape[:2], -1)[None, :, :, 0]).repeat(3, 1, 1)
+    return torch.tensor(pixels[:, :, :3]).permute(2, 0, 1).contiguous()
 
 
 def _batch_size(decoder: Decoder, size: tuple[int, int]) -> int:
@@ -89,13 +102,22 @@ def _batch_size(decoder: Decoder, size: tuple[int, int]) -> int:
 def _decode(decoder: Decoder, files: list[File]) -> list[Tensor]:
     """Pictures of one model, size, quality and kind of mode -> uint8 (3, H, W) each."""
     header = files[0].header
+    assert header.quality is not None
     coded = decoder.read([file.codes for file in files], header)
     quality = decoder.quality_tensor(*[header.quality] * len(files))
     images = decoder.images(coded, quality, grey=header.grey).expand(-1, 3, -1, -1)
-    return [
-        image[:, : file.header.height, : file.header.width].contiguous()
-        for image, file in zip(images, files, strict=True)
-    ]
+    return [_finish(image, file) for image, file in zip(images, files, strict=True)]
+
+
+def _finish(image: Tensor, file: File) -> Tensor:
+    """Learned squares (3, h * 16, w * 16) -> the picture of a file, with its exact squares."""
+    image = image[:, : file.header.height, : file.header.width].contiguous()
+    exact = codec.unpack_exact(file)
+    if exact is not None:
+        rows, columns = exact.box.slices
+        pixels, mask = _planes(exact.pixels).to(image.device), torch.from_numpy(exact.mask()).to(image.device)
+        image[:, rows, columns] = torch.where(mask, pixels, image[:, rows, columns])
+    return image
 
 
 @overload
@@ -122,13 +144,14 @@ def encode_tensor(
     ------
     ValueError : for another shape, type, quality or effort.
     """
-    fixed, iterations = Quality.parse(quality), codec.refinement_iterations(effort)
+    fixed = Quality.parse(quality)
+    codec.refinement_iterations(effort)
     if not isinstance(images, Tensor):
-        return [_encode(image[None], fixed, iterations)[0] for image in map(_checked, images)]
+        return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
     images = _checked(images)
     if images.ndim == 4:
-        return _encode(images, fixed, iterations)
-    return _encode(images[None], fixed, iterations)[0]
+        return _encode(images, fixed, effort)
+    return _encode(images[None], fixed, effort)[0]
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -139,16 +162,17 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _encode(images: Tensor, quality: Quality, iterations: int) -> list[bytes]:
+def _encode(images: Tensor, quality: Quality, effort: int) -> list[bytes]:
     """(B, 3, H, W) uint8 -> a file each."""
     encoder = codec.load_encoder(images.device)
     height, width = images.shape[2:]
-    header = Header(width, height, "RGB", quality, encoder.bundle.decoder.id)
-    padded = pad_to_multiple(images, SQUARE)
-    files = []
-    for batch in torch.split(padded, _batch_size(encoder.decoder, (padded.shape[3], padded.shape[2]))):
-        streams = codec.encode_images(encoder, batch, quality, iterations)
-        files += [container.write(header, stream, {}) for stream in streams]
+    files, size = [], (-(-width // SQUARE) * SQUARE, -(-height // SQUARE) * SQUARE)
+    for batch in torch.split(images, _batch_size(encoder.decoder, size)):
+        contents = codec.encode_images(encoder, batch, quality, codec.refinement_iterations(effort))
+        for image, content in zip(batch, contents, strict=True):
+            pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
+            picture = Picture.of(pixels, codec.EXACT_EFFORT[effort])
+            files.append(content.write(picture, quality, encoder.bundle.decoder.id))
     return files
 
 
@@ -163,13 +187,15 @@ def read_codes(source: Source) -> dict[int, Tensor]:
     -------
     For each level 1, 2, 3 int16 (groups, stages, rows, columns) on the CPU, rows and columns on the grid of 16, 32 or
     64 pixels; groups of fewer residual stages than the most have 0 in the others.  A code is the index of a codeword in
-    the codebook of its group and stage; 0 is the zero codeword.
+    the codebook of its group and stage; 0 is the zero codeword.  What codes say of exact squares is not the picture.
 
     Raises
     ------
-    What `pillow_mcquic.decode` raises.
+    What `pillow_mcquic.decode` raises, and ValueError for a file that has none (lossless, or of exact squares alone).
     """
     file = _parsed(source)
+    if not file.header.learned:
+        raise ValueError("this .mcq file has exact squares alone, no codes: use decode_tensor")
     decoder = codec.load_decoder(file.header.model, "cpu")
     coded = decoder.read([file.codes], file.header)
     return {level: _by_level(decoder.config, level, coded.codes) for level in sorted(LEVELS)}

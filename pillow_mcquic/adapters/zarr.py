@@ -12,37 +12,39 @@ from zarr.core.common import parse_named_configuration
 
 from .. import codec
 from ..errors import BadFileError
-from ..quality import DEFAULT, Quality
 from . import stack
 
 
 @dataclass(frozen=True)
 class Mcq(ArrayBytesCodec):
-    """Lossy compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4); level: quality, 1 to 8.
+    """Compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4).
 
-    effort: as of `pillow_mcquic.encode`.
+    level: quality, 1 to 8, default 4; lossless: instead of it, keep every pixel; effort: of `pillow_mcquic.encode`.
     """
 
     is_fixed_size = False
-    level: float = float(DEFAULT)
+    level: float | None = None
     effort: int = codec.EFFORT_DEFAULT
+    lossless: bool = False
 
     def __post_init__(self) -> None:
-        Quality.parse(self.level)
+        object.__setattr__(self, "level", codec.check_level(self.level, self.lossless))
         codec.refinement_iterations(self.effort)
 
     @classmethod
     def from_dict(cls, data: Any) -> Mcq:
         """From the metadata of an array."""
         _, configuration = parse_named_configuration(data, "mcq", require_configuration=False)
-        unknown = set(configuration or {}) - {"level", "effort"}
+        unknown = set(configuration or {}) - {"level", "effort", "lossless"}
         if unknown:
-            raise ValueError(f"the mcq codec's configuration has level and effort, not {', '.join(sorted(unknown))}")
+            what = ", ".join(sorted(unknown))
+            raise ValueError(f"the mcq codec's configuration has level, effort and lossless, not {what}")
         return cls(**(configuration or {}))  # type: ignore[arg-type]
 
     def to_dict(self) -> Any:
         """For the metadata of an array."""
-        return {"name": "mcq", "configuration": {"level": self.level, "effort": self.effort}}
+        configuration = {"level": self.level, "effort": self.effort, "lossless": self.lossless}
+        return {"name": "mcq", "configuration": configuration}
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """ValueError naming what is accepted, when an array is created."""
@@ -59,7 +61,8 @@ class Mcq(ArrayBytesCodec):
 
     async def _encode_single(self, chunk_array: Any, chunk_spec: Any) -> Any:
         pixels = np.ascontiguousarray(chunk_array.as_numpy_array())
-        encoded = await asyncio.to_thread(stack.encode, pixels, quality=self.level, effort=self.effort)
+        options: dict[str, Any] = {"quality": self.level, "effort": self.effort, "lossless": self.lossless}
+        encoded = await asyncio.to_thread(stack.encode, pixels, **options)
         return chunk_spec.prototype.buffer.from_bytes(encoded)
 
     async def _decode_single(self, chunk_bytes: Any, chunk_spec: Any) -> Any:

@@ -4,7 +4,7 @@
     chunk: type (1) | length (varint) | payload | CRC-32 of type, length and payload
 
 An upper-case type is critical: a reader that does not know it must refuse the file.  A lower-case type is
-optional: a reader skips it.  The code stream comes last and ends the file.
+optional: a reader skips it.  The chunks of the picture come last, and which of them there are the header tells.
 """
 
 from __future__ import annotations
@@ -13,38 +13,48 @@ import dataclasses
 import io
 import math
 import struct
-import zlib
 from typing import IO
 
 from ..errors import BadFileError, NotMcqError
 from ..quality import Quality
 from .grids import SQUARE, Grids, grids_of
+from .reader import MAX_NUMBER, Reader, crc, varint
 
 # non-ASCII, name, CR LF, ^Z, LF: damage by text-mode copies shows in the magic already
 MAGIC = b"\x8bMCQ\r\n\x1a\n"
 VERSION_MAJOR, VERSION_MINOR = 1, 0
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels
-MAX_SIDE = MAX_LENGTH = (1 << 28) - 1  # of a picture, of a chunk's payload
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels, the low nibble of a header's mode
+EXACT_FLAG = 0x10  # of its high nibble: whether there are exact squares
+NO_MODEL = bytes(4)  # where all squares are exact: there are no codes, and no weights are needed
+MAX_SIDE = MAX_LENGTH = MAX_NUMBER  # of a picture, of a chunk's payload
 # a 16x16 square costs at least 8 / 160 bits (checked at export), so a header cannot claim what its codes can't hold
 MAX_SQUARES_PER_BYTE = 160
 
 MAX_CHUNKS = 256  # before the picture: of nothing but tiny ones a file would take many times its size in memory
 
-CODES, ALPHA, EXIF, ICC, XMP, DPI, COMMENT = b"C", b"A", b"e", b"i", b"x", b"d", b"c"
+EXACT, ALPHA, CODES = b"X", b"A", b"C"  # in this order
+EXIF, ICC, XMP, DPI, COMMENT = b"e", b"i", b"x", b"d", b"c"
 # types of metadata, and what Pillow calls them in `info` and among the options of `save`
 METADATA = {EXIF: "exif", ICC: "icc_profile", XMP: "xmp", DPI: "dpi", COMMENT: "comment"}
-KNOWN = frozenset({*METADATA, CODES, ALPHA})
+PICTURE = (EXACT, ALPHA, CODES)
+KNOWN = frozenset({*METADATA, *PICTURE})
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of its picture; `model` is the 4-byte id of the decoder's weights."""
+    """What a file says of its picture.
+
+    quality : None for a lossless picture, which has no learned squares.
+    model : the 4-byte id of the decoder's weights; `NO_MODEL` where all squares are exact.
+    exact : whether there are exact squares.
+    """
 
     width: int
     height: int
     mode: str
-    quality: Quality
-    model: bytes
+    quality: Quality | None
+    model: bytes = NO_MODEL
+    exact: bool = False
     version: tuple[int, int] = (VERSION_MAJOR, VERSION_MINOR)
 
     @property
@@ -64,6 +74,11 @@ class Header:
         return self.mode in ("L", "LA")
 
     @property
+    def learned(self) -> bool:
+        """Whether there are learned squares, and so codes."""
+        return self.model != NO_MODEL
+
+    @property
     def grids(self) -> Grids:
         """Rows and columns of the codes of each level."""
         return grids_of(self.width, self.height)
@@ -78,66 +93,16 @@ class Chunk:
     size: int
 
 
-def varint(value: int) -> bytes:
-    """Unsigned LEB128, at most 4 bytes."""
-    if not 0 <= value <= MAX_SIDE:
-        raise ValueError(f"varint value must be 0..{MAX_SIDE}, got {value}")
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-class Reader:
-    """Bounded reads from a file object: what is announced is checked against what is there."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.taken, self.ahead = file, 0, b""
-
-    def read(self, count: int, what: str) -> bytes:
-        """Exactly `count` bytes, read piecemeal so that a forged length allocates nothing; BadFileError if short."""
-        parts, missing = [self.ahead[:count]], count - len(self.ahead[:count])
-        self.ahead = self.ahead[count:]
-        while missing:
-            part = self.file.read(min(missing, 1 << 20))
-            if not part:
-                raise BadFileError(f"truncated .mcq file: {what} needs {count} bytes, {count - missing} are there")
-            parts.append(part)
-            missing -= len(part)
-        self.taken += count
-        return b"".join(parts)
-
-    def put_back(self, data: bytes) -> None:
-        """Let the next reads give these bytes again."""
-        self.ahead = data
-        self.taken -= len(data)
-
-    def varint(self, what: str) -> tuple[int, bytes]:
-        """An unsigned LEB128 number and its bytes; only the shortest form is accepted."""
-        value, raw = 0, b""
-        for shift in (0, 7, 14, 21):
-            raw += self.read(1, what)
-            value |= (raw[-1] & 0x7F) << shift
-            if raw[-1] < 0x80:
-                if len(raw) > 1 and raw[-1] == 0:
-                    raise BadFileError(f"damaged .mcq file: {what} is not in its shortest form")
-                return value, raw
-        raise BadFileError(f"damaged .mcq file: {what} has more than 4 bytes")
-
-
-def crc(data: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(data))
-
-
 def write_header(header: Header) -> bytes:
     """The bytes of a header, magic and checksum included; ValueError for what the format cannot hold."""
+    if not (header.exact or (header.learned and header.quality)):
+        raise ValueError(f"a picture needs exact squares, or a quality and a model, got {header}")
     if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
         raise ValueError(f"width and height must be 1..{MAX_SIDE}, got {header.width}x{header.height}")
-    mode = {name: number for number, name in MODES.items()}[header.mode]
+    mode = {name: number for number, name in MODES.items()}[header.mode] | (EXACT_FLAG if header.exact else 0)
+    steps = 0 if header.quality is None else header.quality.steps
     version = header.version[0] << 4 | header.version[1]
-    fields = struct.pack("<BBH4s", version, mode, header.quality.steps, header.model)
+    fields = struct.pack("<BBH4s", version, mode, steps, header.model)
     body = MAGIC + fields + varint(header.width) + varint(header.height)
     return body + crc(body)
 
@@ -160,15 +125,26 @@ def read_header(reader: Reader) -> Header:
     height, raw_height = reader.varint("the height")
     if reader.read(4, "the header") != crc(magic + version + fields + raw_width + raw_height):
         raise BadFileError("damaged .mcq file: the header's checksum is wrong")
-    mode, steps, model = struct.unpack("<BH4s", fields)
+    return _parse_fields(fields, width, height, (major, minor))
+
+
+def _parse_fields(fields: bytes, width: int, height: int, version: tuple[int, int]) -> Header:
+    """The header of mode, quality and model; BadFileError for values that are not allowed."""
+    flagged, steps, model = struct.unpack("<BH4s", fields)
+    mode, exact, learned = flagged & 15, bool(flagged & EXACT_FLAG), model != NO_MODEL
+    if mode > len(MODES) or flagged > (EXACT_FLAG | 15):
+        raise BadFileError(
+            f"this .mcq file holds a kind of picture (mode {flagged}) that this pillow_mcquic does not know; "
+            "a newer release may read it"
+        )
     try:
-        quality = Quality(steps)
+        quality = Quality(steps) if steps or learned else None
     except ValueError:
-        quality = None
-    if mode not in MODES or not width or not height or quality is None:
-        what = f"mode {mode}, {width}x{height} pixels, quality {steps}/256"
+        learned = exact = False
+    if not mode or not width or not height or not (learned or exact):
+        what = f"mode {flagged}, {width}x{height} pixels, quality {steps}/256"
         raise BadFileError(f"damaged .mcq file: the header says {what}")
-    return Header(width, height, MODES[mode], quality, model, (major, minor))
+    return Header(width, height, MODES[mode], quality, model, exact, version)
 
 
 def write_chunk(kind: bytes, payload: bytes) -> bytes:
@@ -201,39 +177,47 @@ def _chunk_rest(reader: Reader, kind: bytes, length: int, head: bytes) -> Chunk:
 
 def _picture_kinds(header: Header) -> tuple[bytes, ...]:
     """The chunks that hold the picture, in order."""
-    return (ALPHA, CODES) if header.mode.endswith("A") else (CODES,)
+    alpha = header.mode.endswith("A") and header.learned
+    there = {EXACT: header.exact, ALPHA: alpha, CODES: header.learned}
+    return tuple(kind for kind in PICTURE if there[kind])
 
 
 def _expect(reader: Reader, expected: bytes, header: Header) -> tuple[int, bytes]:
-    """Payload length and head of the next chunk, which must be of this type; a codes chunk must bear the claim."""
+    """Payload length and head of the next chunk, which must be of this type; the last one must bear the claim."""
     kind, length, head = _chunk_head(reader)
     if kind != expected:
         raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
-    if kind == CODES:
+    if kind == _picture_kinds(header)[-1]:
         check_claim(header, length)
     return length, head
 
 
 def measure_picture(reader: Reader, header: Header) -> int:
-    """Bytes that the alpha and codes chunks take, from their heads; the claim of the header is checked.
+    """Bytes that the chunks of the picture take, from their heads; the claim of the header is checked.
 
     The file is moved; BadFileError as `read_picture`, as far as heads can tell.
     """
-    size = 0
-    for expected in _picture_kinds(header):
+    size, kinds = 0, _picture_kinds(header)
+    for expected in kinds:
         length, head = _expect(reader, expected, header)
-        if expected == ALPHA:
+        if expected != kinds[-1]:
             reader.file.seek(length + 4, io.SEEK_CUR)
         size += len(head) + length + 4
     return size
 
 
-def check_claim(header: Header, codes_length: int) -> None:
-    """BadFileError when so few bytes of codes cannot hold so large a picture."""
+def least_length(header: Header) -> int:
+    """Bytes that the codes, or without any the exact chunk, have at least."""
     rows, columns = header.grids[1]
-    if rows * columns > MAX_SQUARES_PER_BYTE * codes_length:
+    return -(-rows * columns // MAX_SQUARES_PER_BYTE)
+
+
+def check_claim(header: Header, length: int) -> None:
+    """BadFileError when so few bytes of codes, or of exact squares, cannot hold so large a picture."""
+    if length < least_length(header):
+        what = "codes" if header.learned else "exact squares"
         raise BadFileError(
-            f"damaged .mcq file: {codes_length} bytes of codes cannot hold {header.width}x{header.height} pixels"
+            f"damaged .mcq file: {length} bytes of {what} cannot hold {header.width}x{header.height} pixels"
         )
 
 
@@ -251,12 +235,12 @@ class File:
 
     @property
     def codes(self) -> bytes:
-        """The code stream."""
-        return self.chunks[-1].payload
+        """The code stream; empty where all squares are exact."""
+        return self.get(CODES) or b""
 
 
 def read(file: IO[bytes]) -> File:
-    """Read a file up to the end of its codes; what follows is not touched.
+    """Read a file up to the end of its picture; what follows is not touched.
 
     NotMcqError without our magic; BadFileError with a sentence for every other fault.
     """
@@ -268,11 +252,11 @@ def read(file: IO[bytes]) -> File:
 
 
 def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
-    """The chunks before alpha and codes, checked."""
+    """The chunks before those of the picture, checked."""
     chunks: list[Chunk] = []
     while True:
         kind, length, head = _chunk_head(reader)
-        if kind in (ALPHA, CODES):
+        if kind in PICTURE:
             reader.put_back(head)
             return chunks
         if len(chunks) == MAX_CHUNKS:
@@ -285,7 +269,7 @@ def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
 
 
 def read_picture(reader: Reader, header: Header) -> tuple[Chunk, ...]:
-    """The alpha chunk, if the mode has one, and the codes chunk, checked."""
+    """The chunks of the picture, checked: exact squares, alpha, codes, as far as it has them."""
     chunks = []
     for kind in _picture_kinds(header):
         length, head = _expect(reader, kind, header)
@@ -307,8 +291,12 @@ def unpack_dpi(payload: bytes) -> tuple[float, float]:
     raise BadFileError("damaged .mcq file: the dpi chunk is not two positive numbers")
 
 
-def write(header: Header, codes: bytes, chunks: dict[bytes, bytes]) -> bytes:
-    """A whole file: header, the given chunks, then the code stream."""
-    ordered = sorted(chunks.items(), key=lambda item: item[0] == ALPHA)  # alpha goes next to the codes
-    parts = [write_header(header), *(write_chunk(kind, payload) for kind, payload in ordered)]
-    return b"".join([*parts, write_chunk(CODES, codes)])
+def write(header: Header, chunks: dict[bytes, bytes]) -> bytes:
+    """A whole file: header, then chunks by type in the order the format asks for.
+
+    Without codes the exact chunk is filled up with zeros to the least length of such a picture.
+    """
+    if not header.learned:
+        chunks = {**chunks, EXACT: chunks[EXACT].ljust(least_length(header), b"\0")}
+    ordered = sorted(chunks.items(), key=lambda item: PICTURE.index(item[0]) if item[0] in PICTURE else -1)
+    return b"".join([write_header(header), *(write_chunk(kind, payload) for kind, payload in ordered)])

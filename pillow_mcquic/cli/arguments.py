@@ -53,6 +53,11 @@ def add_quality(command: argparse._ActionsContainer, **options: object) -> None:
     command.add_argument("-q", "--quality", type=float, **{"help": text, **options})  # type: ignore[arg-type]
 
 
+def add_lossless(command: argparse._ActionsContainer) -> None:
+    """Add `--lossless`."""
+    command.add_argument("--lossless", action="store_true", help="keep every pixel instead")
+
+
 def add_effort(command: argparse.ArgumentParser) -> None:
     """Add `--effort`."""
     command.add_argument(

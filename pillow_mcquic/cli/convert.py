@@ -14,7 +14,16 @@ from .. import metrics
 from ..atomic_write import write_whole
 from ..quality import DEFAULT
 from . import files
-from .arguments import Commands, UsageError, add_effort, add_overwrite, add_quality, check_output, check_quality
+from .arguments import (
+    Commands,
+    UsageError,
+    add_effort,
+    add_lossless,
+    add_overwrite,
+    add_quality,
+    check_output,
+    check_quality,
+)
 from .jobs import make_jobs, names_a_folder, run_jobs
 
 
@@ -33,12 +42,15 @@ def add_commands(commands: Commands) -> None:
     add_quality(size)
     size.add_argument("--bpp", type=float, help="bits per pixel to aim for instead")
     size.add_argument("--max-bytes", type=int, help="best quality whose file is no larger")
+    add_lossless(size)
     add_effort(encode)
     decode.add_argument("--format", default="png", help="file suffix to decode to, default png")
 
     trial = commands.add_parser("try", help="encode and decode one picture and print what it cost")
     trial.add_argument("image")
-    add_quality(trial, default=float(DEFAULT))
+    kind = trial.add_mutually_exclusive_group()
+    add_quality(kind)
+    add_lossless(kind)
     add_effort(trial)
     trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
     add_overwrite(trial)
@@ -48,7 +60,7 @@ def add_commands(commands: Commands) -> None:
 def encode_command(args: argparse.Namespace) -> int:
     """Images to `.mcq`; status 1 if any file failed."""
     options = {"quality": args.quality, "target_bpp": args.bpp, "max_bytes": args.max_bytes, "effort": args.effort}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None} | {"lossless": args.lossless}
     check_quality(args.quality)
 
     def work(source: Path, target: Path) -> int:
@@ -86,15 +98,19 @@ def try_command(args: argparse.Namespace) -> int:
     with files.open_picture(args.image) as image:
         original = image.convert("RGB")
     data = io.BytesIO()
-    original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
+    shown = "lossless"
+    if not args.lossless:
+        args.quality = float(DEFAULT) if args.quality is None else args.quality
+        shown = f"quality {args.quality:g}"
+        original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
     began = time.perf_counter()
-    original.save(data, "MCQ", quality=args.quality, effort=args.effort)
+    original.save(data, "MCQ", quality=args.quality, lossless=args.lossless, effort=args.effort)
     encoded = time.perf_counter()
     with Image.open(data) as reopened:
         reopened.load()
         decoded = time.perf_counter()
         size, pixels = len(data.getvalue()), original.width * original.height
-        print(f"{args.image}: {original.width}x{original.height}, quality {args.quality:g}")
+        print(f"{args.image}: {original.width}x{original.height}, {shown}")
         psnr = metrics.psnr(np.asarray(original), np.asarray(reopened))
         print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr:.2f} dB")
         print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")

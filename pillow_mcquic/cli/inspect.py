@@ -8,12 +8,14 @@ import sys
 from PIL import Image
 
 from .. import __version__, codec, weights_files
-from ..bitstream import container
-from ..bitstream.container import ALPHA, CODES, COMMENT, DPI, METADATA
+from ..bitstream import container, exact_squares
+from ..bitstream.container import ALPHA, CODES, COMMENT, DPI, EXACT, METADATA
 from .arguments import Commands
 from .jobs import expand, find_inputs
 
-CHUNK_NAMES = {CODES: "codes", ALPHA: "alpha"} | {kind: name.replace("_", " ") for kind, name in METADATA.items()}
+CHUNK_NAMES = {CODES: "learned squares", EXACT: "exact squares", ALPHA: "alpha"} | {
+    kind: name.replace("_", " ") for kind, name in METADATA.items()
+}
 
 
 def add_commands(commands: Commands) -> None:
@@ -38,8 +40,10 @@ def info_command(args: argparse.Namespace) -> int:
             raise OSError(f"{args.file}: {error}") from error
     header, pixels = parsed.header, parsed.header.width * parsed.header.height
     total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
-    print(f"{args.file}: {header.width}x{header.height} {header.mode}, quality {header.quality}")
-    print(f"format {header.version[0]}.{header.version[1]}, model {header.model.hex()}")
+    setting = "lossless" if header.quality is None else f"quality {header.quality}"
+    print(f"{args.file}: {header.width}x{header.height} {header.mode}, {setting}")
+    model = f"model {header.model.hex()}" if header.learned else "no model"
+    print(f"format {header.version[0]}.{header.version[1]}, {model}, {describe_squares(parsed)}")
     print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")
     for chunk in parsed.chunks:
         name = CHUNK_NAMES.get(chunk.kind, "unknown, skipped")
@@ -50,6 +54,13 @@ def info_command(args: argparse.Namespace) -> int:
             shown = str(container.unpack_dpi(payload)) if kind == DPI else printable(payload)
             print(f"  {METADATA[kind]}: {shown}")
     return 0
+
+
+def describe_squares(file: container.File) -> str:
+    """How many squares are learned, and how many exact."""
+    rows, columns = file.header.grids[1]
+    exact = exact_squares.count(file.get(EXACT), rows, columns, whole=not file.header.learned)
+    return f"{rows * columns - exact} learned squares, {exact} exact"
 
 
 def printable(text: bytes) -> str:

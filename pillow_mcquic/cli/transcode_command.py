@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ..atomic_write import write_whole
-from .arguments import Commands, UsageError, add_effort, add_overwrite, add_quality, values_checked
+from .arguments import Commands, UsageError, add_effort, add_lossless, add_overwrite, add_quality, values_checked
 
 NEEDED = ("fsspec", "pebble", "tqdm")  # of the extra "transcode"
 
@@ -23,6 +23,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--to", default="mcq", help="suffix of the new files, default mcq; png, jpg, ... from .mcq")
     size = command.add_mutually_exclusive_group()
     add_quality(size)
+    add_lossless(size)
     size.add_argument("--bpp", type=float, help="bits per pixel of every file")
     size.add_argument("--min-ssimulacra2", type=float, metavar="X", help="lowest quality with that score, per image")
     add_effort(command)
@@ -55,6 +56,7 @@ def transcode_command(args: argparse.Namespace) -> int:
             target=args.target,
             suffix=f".{args.to.lower().removeprefix('.')}",
             quality=args.quality,
+            lossless=args.lossless,
             bpp=args.bpp,
             min_ssimulacra2=args.min_ssimulacra2,
             effort=args.effort,

@@ -32,10 +32,12 @@ class Coded:
     codes: list[Tensor]
     classes: list[Tensor]
 
-    def picture(self, number: int) -> Coded:
-        """One of the pictures, as a batch of one."""
-        one = slice(number, number + 1)
-        return Coded([codes[one] for codes in self.codes], [classes[one] for classes in self.classes])
+    def pictures(self, numbers: Sequence[int]) -> Coded:
+        """Some of the pictures."""
+        at = list(numbers)
+        if at == list(range(len(self.codes[0]))):
+            return self
+        return Coded([codes[at] for codes in self.codes], [classes[at] for classes in self.classes])
 
 
 class Decoder:
@@ -66,6 +68,7 @@ class Decoder:
     @torch.inference_mode()
     def _read(self, decoders: list[entropy.Decoder], header: Header, banks: int) -> Coded:
         coded, device = Coded([], []), self.device.where
+        assert header.quality is not None
         state = self.bundle.entropy_model.begin(header.quality, header.grids, len(decoders), device)
         for number in range(banks):
             classes, tables = state.classes(number), self.bundle.tables[number]
@@ -97,6 +100,7 @@ class Decoder:
         scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, rounded up, which needs fewer
         codes (see `read`) and no synthesis.
         """
+        assert header.quality is not None
         images = self.images(coded, self.quality_tensor(header.quality), grey=header.grey, scale=scale)
         cropped = images[0][:, : -(-header.height // scale), : -(-header.width // scale)].permute(1, 2, 0)
         pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
+from ..bitstream.coding_order import next_context
 from ..bitstream.grids import SQUARE, Grids, grids_of
 from ..model.coding_state import CodingState
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade
+from ..model.nearest import group_of
+from ..model.rate_distortion import Rates
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
 from .bundle import EncoderBundle
@@ -86,6 +89,23 @@ class Encoder:
                 encoder.write(codes[number][picture], classes[number][picture], tables)
             streams.append(encoder.finish())
         return streams
+
+    @torch.inference_mode()
+    def bits(self, coded: Coded) -> Tensor:
+        """About what the codes of one picture take, by position of level 1, (h, w); a coarser code counts in shares."""
+        total = torch.zeros(coded.codes[-1].shape[3:], device=self.device.where)
+        for number, bank in enumerate(self.config.banks):
+            codes = coded.codes[number][0].transpose(0, 1).flatten(2).long()
+            classes = coded.classes[number][0].flatten(1).long()
+            rates = Rates(self.searches[number].bits, group_of(classes), classes)
+            context, bits = torch.zeros_like(classes, dtype=torch.bool), torch.zeros_like(classes, dtype=torch.float32)
+            for stage, index in enumerate(codes):
+                bits += rates.of(stage, context, index)
+                context = next_context(context, index)
+            side, own = 2 ** (bank.level - 1), bits.sum(0).view(coded.codes[number].shape[3:])
+            shares = own.repeat_interleave(side, 0).repeat_interleave(side, 1) / side**2
+            total += shares[: total.shape[0], : total.shape[1]]
+        return total
 
     def _analyse(self, images: Tensor) -> Analysed:
         """(B, 3, h * 16, w * 16) uint8; pixels are touched block by block."""

@@ -53,7 +53,7 @@ def refine(
     """
     padded = pad_to_multiple(images, SQUARE)
     refined = [
-        _refine(encoder, padded[i : i + 1], residuals[i : i + 1], coded.picture(i), quality, iterations)
+        _refine(encoder, padded[i : i + 1], residuals[i : i + 1], coded.pictures([i]), quality, iterations)
         for i in range(len(images))
     ]
     banks = range(len(coded.codes))

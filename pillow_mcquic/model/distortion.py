@@ -6,12 +6,15 @@ import dataclasses
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..bitstream.grids import SQUARE
 from ..metrics import LEAST_MSSSIM_SIDE
-from ..nn.ms_ssim import Original, ms_ssim
+from ..nn.ms_ssim import C2, WEIGHTS, Original, ms_ssim
 
 ANCHORS = 1, 8  # qualities of `lambda_low` and `lambda_high`
+BY_SQUARE_SCALES = 4  # of MS-SSIM that `by_square` looks at
 MSSSIM_SCALE = 2440.0  # makes both parts of the distortion weigh about the same at the same rate
 
 
@@ -57,3 +60,32 @@ class Distortion:
         """The distortion of an MSE (of 0..1) and an MS-SSIM."""
         share = self.share(quality)
         return self.weight(quality) * ((1 - share) * mse * 255**2 + share * MSSSIM_SCALE * (1 - similarity))
+
+    def by_square(self, decoded: Tensor, original: Tensor, quality: Tensor) -> Tensor:
+        """About how much of `of` each square of 16x16 pixels causes, bits (h, w).
+
+        decoded, original: (1, 3, h * 16, w * 16), 0..1; quality: of one picture.  MS-SSIM is a product over scales of
+        means; near 1 it is one less the weighted sum of what each place lacks at each scale, and that is taken here,
+        under windows of 8x8 pixels.
+        """
+        weight, share = float(self.weight(quality)), float(self.share(quality))
+        squared = 255**2 * F.avg_pool2d((decoded - original).square().mean(1, keepdim=True), SQUARE)
+        if min(decoded.shape[2:]) < LEAST_MSSSIM_SIDE:
+            return weight * SQUARE**2 * squared[0, 0]
+        lacking = torch.zeros_like(squared)
+        a, b = decoded, original
+        for scale in range(BY_SQUARE_SCALES):
+            if scale:
+                a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+            maps = window_means(torch.cat([a, b, a.square() + b.square(), a * b]))
+            mean_a, mean_b, squares, product = torch.split(maps, 1)
+            structure = (2 * (product - mean_a * mean_b) + C2) / (squares - mean_a.square() - mean_b.square() + C2)
+            lost = F.interpolate((1 - structure).mean(1, keepdim=True), squared.shape[2:], mode="area")
+            lacking += lost * (sum(WEIGHTS[scale:]) if scale == BY_SQUARE_SCALES - 1 else WEIGHTS[scale])
+        return (weight * SQUARE**2 * ((1 - share) * squared + share * MSSSIM_SCALE * lacking))[0, 0]
+
+
+def window_means(x: Tensor) -> Tensor:
+    """Means under windows of 8x8 pixels, every 4; sides are multiples of 2, at the border there are fewer pixels."""
+    quarters = F.avg_pool2d(x, 4, ceil_mode=True)
+    return F.avg_pool2d(F.pad(quarters, (1, 1, 1, 1), mode="replicate"), 2, stride=1)

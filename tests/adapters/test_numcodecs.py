@@ -19,7 +19,7 @@ def test_numcodecs_finds_the_codec_without_torch() -> None:
         "print(c.get_config(), 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "{'id': 'mcq', 'level': 5, 'effort': 1} False"
+    assert out.stdout.strip() == "{'id': 'mcq', 'level': 5, 'effort': 1, 'lossless': False} False"
 
 
 def test_numcodecs_there_and_back(pixels: NDArray[np.uint8]) -> None:

@@ -120,7 +120,7 @@ def test_a_damaged_stream_among_others_is_reported(photo: Image.Image, place: in
     crops = [photo.crop((60 * i, 50, 60 * i + 70, 110)) for i in range(3)]
     files = [pillow_mcquic.encode(np.asarray(crop)) for crop in crops]
     file = container.read(io.BytesIO(files[place]))
-    files[place] = container.write(file.header, file.codes + bytes(64), {})
+    files[place] = container.write(file.header, {container.CODES: file.codes + bytes(64)})
     with pytest.raises(OSError, match="damaged"):
         decode_tensor(files)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream import container, reader
 from pillow_mcquic.bitstream.container import Header
 from pillow_mcquic.errors import BadFileError, NotMcqError
 from pillow_mcquic.quality import Quality
@@ -21,7 +22,7 @@ HEADER = Header(768, 512, "RGB", Quality(1024), bytes.fromhex("0badcafe"))
 
 
 def file_of(chunks: dict[bytes, bytes], header: Header = HEADER) -> bytes:
-    return container.write(header, b"word" * 30, chunks)
+    return container.write(header, chunks | {container.CODES: b"word" * 30})
 
 
 def test_header_is_these_bytes() -> None:
@@ -45,20 +46,20 @@ def test_chunk_is_these_bytes() -> None:
     [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02"), (2**28 - 1, b"\xff\xff\xff\x7f")],
 )
 def test_varint_is_leb128(value: int, raw: bytes) -> None:
-    assert container.varint(value) == raw
-    assert container.Reader(io.BytesIO(raw)).varint("x") == (value, raw)
+    assert reader.varint(value) == raw
+    assert reader.Reader(io.BytesIO(raw)).varint("x") == (value, raw)
 
 
 @pytest.mark.parametrize("raw", [b"\x80\x00", b"\xff\xff\xff\xff\x01", b"\x80"])
 def test_varint_refuses_long_forms_and_truncation(raw: bytes) -> None:
     with pytest.raises(BadFileError):
-        container.Reader(io.BytesIO(raw)).varint("x")
+        reader.Reader(io.BytesIO(raw)).varint("x")
 
 
 @pytest.mark.parametrize("value", [-1, 2**28])
 def test_varint_refuses_what_does_not_fit(value: int) -> None:
     with pytest.raises(ValueError, match="varint"):
-        container.varint(value)
+        reader.varint(value)
 
 
 headers = st.builds(
@@ -67,7 +68,7 @@ headers = st.builds(
     height=st.integers(1, 2000),
     mode=st.sampled_from(["L", "RGB"]),
     quality=st.builds(Quality, st.integers(256, 2048)),
-    model=st.binary(min_size=4, max_size=4),
+    model=st.binary(min_size=4, max_size=4).filter(any),
 )
 
 
@@ -79,7 +80,7 @@ optional = st.dictionaries(
 @given(headers, optional, st.binary())
 def test_what_is_written_is_read(header: Header, chunks: dict[bytes, bytes], stream: bytes) -> None:
     stream += bytes(2000)  # enough for the largest picture
-    data = container.write(header, stream, chunks)
+    data = container.write(header, chunks | {container.CODES: stream})
     parsed = container.read(io.BytesIO(data + b"something else"))
     assert parsed.header == header
     assert parsed.codes == stream
@@ -153,10 +154,67 @@ def test_a_byte_of_codes_holds_160_squares() -> None:
         container.check_claim(Header(16 * 160 + 1, 16 * 7, "RGB", Quality(1024), b"\0\1\2\3"), 7)
 
 
+def test_lossless_header_is_these_bytes() -> None:
+    header = Header(768, 512, "RGBA", None, exact=True)
+    assert container.write_header(header)[8:-4] == b"\x10\x14\0\0\0\0\0\0\x80\x06\x80\x04"
+
+
+@pytest.mark.parametrize("quality", [None, Quality(1024)])
+def test_exact_picture_is_read(quality: Quality | None) -> None:
+    header = Header(768, 512, "RGBA", quality, exact=True)
+    file = container.read(io.BytesIO(container.write(header, {b"X": b"squares", b"c": b"hi"}) + b"more"))
+    assert file.header == header
+    assert [chunk.kind for chunk in file.chunks] == [b"c", b"X"]
+    assert file.codes == b""
+
+
+def test_exact_chunk_is_filled_up_to_its_claim() -> None:
+    """1536 squares of 768x512 need 10 bytes."""
+    file = container.read(io.BytesIO(container.write(Header(768, 512, "L", None, exact=True), {b"X": b"short"})))
+    assert file.get(b"X") == b"short\0\0\0\0\0"
+    with pytest.raises(BadFileError, match="9 bytes of exact squares cannot hold"):
+        container.check_claim(file.header, 9)
+
+
+def test_picture_of_neither_kind_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="exact squares, or a quality and a model"):
+        container.write_header(Header(768, 512, "L", None))
+
+
+def with_fields(mode: int, steps: int, model: bytes) -> bytes:
+    body = container.MAGIC + struct.pack("<BBH4sBB", 0x10, mode, steps, model, 16, 16)
+    return body + reader.crc(body)
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "model"),
+    [
+        (0x03, 0, b"\1\2\3\4"),  # learned, without a quality
+        (0x03, 1024, bytes(4)),  # neither learned nor exact
+        (0x13, 100, bytes(4)),  # a quality that is none
+        (0x10, 1024, b"\1\2\3\4"),  # no channels
+    ],
+)
+def test_header_that_makes_no_sense_is_refused(mode: int, steps: int, model: bytes) -> None:
+    with pytest.raises(BadFileError, match=f"the header says mode {mode}"):
+        container.read_header(reader.Reader(io.BytesIO(with_fields(mode, steps, model))))
+
+
+@pytest.mark.parametrize("mode", [0x05, 0x0F, 0x23, 0x43, 0x83])
+def test_mode_from_the_future_is_refused_with_advice(mode: int) -> None:
+    with pytest.raises(BadFileError, match=f"mode {mode}.*newer release"):
+        container.read_header(reader.Reader(io.BytesIO(with_fields(mode, 1024, b"\1\2\3\4"))))
+
+
+def test_exact_picture_needs_its_chunk() -> None:
+    with pytest.raises(BadFileError, match="chunk C in place of X"):
+        container.read(io.BytesIO(file_of({}, Header(768, 512, "RGB", Quality(1024), b"\0\1\2\3", exact=True))))
+
+
 def test_forged_length_allocates_nothing() -> None:
     import tracemalloc
 
-    forged = container.write_header(HEADER) + b"C" + container.varint(2**28 - 1) + b"short"
+    forged = container.write_header(HEADER) + b"C" + reader.varint(2**28 - 1) + b"short"
     tracemalloc.start()
     with pytest.raises(BadFileError, match="truncated"):
         container.read(io.BytesIO(forged))

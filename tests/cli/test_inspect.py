@@ -21,7 +21,7 @@ def test_info_and_verify(tmp_path: Path, small_file: bytes, capsys: pytest.Captu
     path.write_bytes(small_file)
     assert cli.main(["info", str(path)]) == 0
     printed = capsys.readouterr().out
-    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "chunk C (codes): ", "bpp"):
+    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "chunk C (learned squares): ", "bpp"):
         assert part in printed
     assert cli.main(["verify", str(path)]) == 0
     path.write_bytes(small_file[:-3])
@@ -89,7 +89,7 @@ def test_a_comment_does_not_steer_the_terminal(
 
 def test_info_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = container.Header(20, 10, "RGB", Quality(512), b"\1\2\3\4")
-    (tmp_path / "x.mcq").write_bytes(container.write(header, b"1234", {b"c": b"hello", b"z": b"?"}))
+    (tmp_path / "x.mcq").write_bytes(container.write(header, {b"C": b"1234", b"c": b"hello", b"z": b"?"}))
     assert cli.main(["info", str(tmp_path / "x.mcq")]) == 0
     printed = capsys.readouterr().out
     for part in ("model 01020304", "comment: hello", "unknown, skipped"):

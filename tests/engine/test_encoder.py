@@ -73,3 +73,11 @@ def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle:
     step = float(model.books(number).log_step[:, 12 - FIRST_STEP_CLASS].exp().max())
     assert (found - x).abs().mean() < 0.5 * step  # a mean too many would be of the size of x
     assert x.abs().mean() > 3
+
+
+def test_bits_by_square_add_up_to_the_stream(photo: Image.Image) -> None:
+    encoder, quality = codec.load_encoder("cpu"), Quality(1024)
+    coded, _ = encoder.encode(encoder.images(np.array(photo.crop((0, 0, 330, 250)))), quality)
+    bits = encoder.bits(coded)
+    assert bits.shape == (16, 21)
+    assert float(bits.sum()) == pytest.approx(8 * len(encoder.write(coded)[0]), rel=0.02)

@@ -52,7 +52,8 @@ def _convert(settings: Settings, task: Task) -> Outcome:
 def _encode(settings: Settings, image: Image.Image) -> bytes:
     if settings.min_ssimulacra2 is not None:
         return least_quality(image, settings.min_ssimulacra2, settings.effort)
-    return files.to_mcq(image, quality=settings.quality, target_bpp=settings.bpp, effort=settings.effort)
+    options = {"quality": settings.quality, "target_bpp": settings.bpp, "lossless": settings.lossless}
+    return files.to_mcq(image, effort=settings.effort, **options)
 
 
 def _write(settings: Settings, task: Task, made: bytes) -> str:
@@ -70,10 +71,10 @@ def _write(settings: Settings, task: Task, made: bytes) -> str:
     return state_of(out, path, {}) if local else ""
 
 
-def measure(image: Image.Image, made: bytes, score: str) -> tuple[float, float | None]:
-    """Quality of an `.mcq` file and its score against the picture it was made of, colours only."""
+def measure(image: Image.Image, made: bytes, score: str) -> tuple[float | None, float | None]:
+    """Quality of an `.mcq` file, None for lossless, and its score against the picture it was made of, colours only."""
     with Image.open(io.BytesIO(made)) as again:
-        quality = float(again.info["quality"])
+        quality = again.info.get("quality")
         if score == "none":
             return quality, None
         pictures = [np.asarray(i.convert("RGB")) for i in (image, again)]

@@ -84,7 +84,7 @@ class Report:
                 lines.append(f"  and {len(failures) - WORST} more")
         if worst := self.worst:
             lines.append(f"lowest {self.score}:")
-            lines += [f"  {o.name}: {o.score:.2f} at quality {o.quality:g}" for o in worst[:5]]
+            lines += [f"  {o.name}: {o.score:.2f} at {o.setting}" for o in worst[:5]]
         return "\n".join(lines)
 
 

@@ -16,9 +16,9 @@ SCORES = ("psnr", "ssimulacra2", "none")
 class Settings:
     """What is to be done; `source` and `target` are paths or fsspec URLs of folders, `suffix` is of the new files.
 
-    At most one of `quality`, `bpp`, `min_ssimulacra2`; none means quality 4.  effort: of `codec.encode`.  score:
-    measure every new `.mcq` file by decoding it again, "psnr" (dB) or "ssimulacra2", or "none".  Raises ValueError for
-    settings that no file could be made with.
+    At most one of `quality`, `bpp`, `min_ssimulacra2`, `lossless`; none means quality 4.  effort: of `codec.encode`.
+    score: measure every new `.mcq` file by decoding it again, "psnr" (dB) or "ssimulacra2", or "none".  Raises
+    ValueError for settings that no file could be made with.
     """
 
     source: str
@@ -27,14 +27,16 @@ class Settings:
     quality: float | None = None
     bpp: float | None = None
     min_ssimulacra2: float | None = None
+    lossless: bool = False
     effort: int = codec.EFFORT_DEFAULT
     score: str = "psnr"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         given = [n for n in ("quality", "bpp", "min_ssimulacra2") if getattr(self, n) is not None]
+        given += ["lossless"] * self.lossless
         if len(given) > 1:
-            raise ValueError(f"give one of quality, bpp and min_ssimulacra2, not {' and '.join(given)}")
+            raise ValueError(f"give only one of {' and '.join(given)}")
         if self.quality is not None:
             Quality.parse(self.quality)
         if self.bpp is not None and not 0 < self.bpp < 1e6:
@@ -53,6 +55,7 @@ class Settings:
         if self.suffix != ".mcq":
             return self.suffix
         wanted = {"quality": self.quality, "bpp": self.bpp, "min_ssimulacra2": self.min_ssimulacra2}
+        wanted["lossless"] = True if self.lossless else None
         if self.effort != codec.EFFORT_DEFAULT:
             wanted["effort"] = self.effort
         chosen = {name: value for name, value in wanted.items() if value is not None}
@@ -85,6 +88,11 @@ class Outcome:
     scored: str = "none"
     error: str | None = None
     made: str = ""  # what the new file looked like, if it is local
+
+    @property
+    def setting(self) -> str:
+        """The quality, for people."""
+        return "lossless" if self.quality is None else f"quality {self.quality:g}"
 
 
 def failed(task: Task, error: str) -> Outcome:
