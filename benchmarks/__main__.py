@@ -42,6 +42,11 @@ def add_rate_distortion(commands: Any) -> None:
     plot = commands.add_parser("plot", help="the rate-distortion plot of rows that rd wrote")
     plot.add_argument("csv", help="of rd --csv")
     plot.add_argument("out", help="the plot (PNG)")
+    graphics = commands.add_parser("graphics", help="text, screens, plots, art: bytes beside the best of AVIF and WebP")
+    graphics.add_argument("--images", required=True, help="folder of lossless pictures called KIND_NAME")
+    graphics.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
+    graphics.add_argument("--quality", type=float, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
+    graphics.add_argument("--every", type=int, default=1, help="measure every so many-th picture (default 1)")
     crops = commands.add_parser("crops", help="one page of crops at similar bytes, to look at")
     crops.add_argument("--images", required=True, help="folder of the Kodak images")
     crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
@@ -103,6 +108,8 @@ def main() -> None:
         from .rd import run_plot as run
     elif args.command == "report":
         from .report import run
+    elif args.command == "graphics":
+        from .graphics import run
     elif args.command == "crops":
         from .crops import run
     elif args.command == "speed":

@@ -52,8 +52,10 @@ def ratio(rows: Iterable[float]) -> float:
 def drops(rows: list[Row]) -> list[str]:
     """Where a picture gets worse from one whole quality to the next, by more than 0.2 of SSIMULACRA2 or 0.05 dB."""
     found = []
-    by_setting = sorted((row for row in rows if row["codec"] == "mcq"), key=lambda row: float(row["setting"]))
-    for low, high in itertools.pairwise(by_setting):
+    own = sorted((row for row in rows if row["codec"] == "mcq"), key=lambda row: (row["image"], row["setting"]))
+    for low, high in itertools.pairwise(own):
+        if low["image"] != high["image"]:
+            continue
         lost = low["ssimulacra2"] - high["ssimulacra2"], low["psnr"] - high["psnr"]
         if lost[0] > 0.2 or lost[1] > 0.05:
             found.append(f"{low['image']} {low['setting']:g}->{high['setting']:g}: -{lost[0]:.2f}, -{lost[1]:.2f} dB")
@@ -81,19 +83,15 @@ def table(rows: list[Row], ours_names: set[str]) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure what is missing from the rows, and print the table."""
-    codecs = peers() if args.only != "ours" else {}
-    own = ours(args.quality) if args.only != "peers" else {}
-    paths = [path for path in lossless(args.images) if path.name.startswith(tuple(args.kinds))]
-    paths = [path for number, path in enumerate(paths) if number % args.every == 0]
+    """Measure what is missing from the rows, and print where quality loses, and the table."""
+    own = ours(args.quality)
     cache, rows = Rows(Path(args.rows) if args.rows else None), list[Row]()
-    for path in tqdm(paths, unit="picture"):
+    for path in tqdm(lossless(args.images)[:: args.every], unit="picture"):
         with Image.open(path) as opened:
             image = Image.fromarray(np.asarray(opened.convert("RGB")))
         digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
-        for name, codec in {**codecs, **own}.items():
+        for name, codec in {**peers(), **own}.items():
             for setting in codec.settings:
                 rows.append({"image": path.name, **cache.get(image, name, digest, codec, setting, METRICS)})
-    if args.only != "peers":
-        print("\n".join(["worse at a higher quality:", *drops(rows)]))
-        print(table(rows, set(own)))
+    print("worse at a higher quality:", *(drops(rows) or ["none"]), sep="\n")
+    print(table(rows, set(own)))

@@ -2,14 +2,15 @@
 
 Only for a new model or format version: files already there belong to users' archives too.
 
-    python -m tests.make_golden
+    python -m tests.make_golden [NAME ...]
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pillow_mcquic import runtime
 
@@ -26,6 +27,14 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
     la.putalpha(alpha)
     exif = Image.Exif()
     exif[0x0112] = 8
+    drawing = Image.new("RGB", (150, 90), "white")
+    ImageDraw.Draw(drawing).ellipse((10, 10, 140, 80), outline="red", width=3)
+    page = Image.new("RGB", (200, 120), "white")
+    for y in range(4, 110, 12):
+        ImageDraw.Draw(page).text((4, y), "the quick brown fox", fill=(10, 10, 60))
+    page.paste(photo.crop((440, 120, 510, 240)), (130, 0))
+    clear_page = page.copy()
+    clear_page.putalpha(Image.radial_gradient("L").resize(page.size))
     quiet = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
     quiet.paste(face, (250, 170))
     return {
@@ -37,6 +46,12 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "grey-alpha": (la.crop((0, 0, 65, 33)), {"quality": 3}),
         "alpha": (rgba, {"quality": 6.5}),
         "runs": (quiet, {"quality": 1}),  # tables with several runs of codeword 0
+        "page": (page, {"quality": 5}),  # exact squares among learned ones
+        "page-grey": (page.convert("L"), {"quality": 3}),
+        "page-alpha": (clear_page, {"quality": 6}),
+        "drawing": (drawing, {"quality": 4}),  # exact squares alone
+        "lossless": (clear_page.crop((90, 40, 181, 95)), {"lossless": True}),
+        "lossless-grey-alpha": (clear_page.convert("LA").crop((90, 40, 181, 95)), {"lossless": True}),
         "metadata": (
             face.crop((0, 0, 48, 32)),
             {"quality": 2, "exif": exif, "icc_profile": b"icc", "xmp": b"<x/>", "dpi": (72, 72), "comment": b"hi"},
@@ -48,15 +63,16 @@ def main() -> None:
     with Image.open(PHOTO) as image:
         photo = image.convert("RGB")
     for name, (picture, options) in pictures(photo).items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         path = GOLDEN / f"{name}.mcq"
         path.write_bytes(to_bytes(picture, **options))
         runtime.configure(precision="float32")  # the picture that other precisions come near to
         decoded = from_bytes(path.read_bytes())
         runtime.configure(precision="auto")
         decoded.save(path.with_suffix(".png"), optimize=True)
-        print(
-            f'    "{path.name}": ({decoded.size}, "{decoded.mode}", {decoded.info["quality"]}, "{codes_digest(path)}"),'
-        )
+        quality = decoded.info.get("quality")
+        print(f'    "{path.name}": ({decoded.size}, "{decoded.mode}", {quality}, "{codes_digest(path)}"),')
 
 
 if __name__ == "__main__":

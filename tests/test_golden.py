@@ -27,7 +27,7 @@ from .instruction_sets import INSTRUCTION_SETS
 GOLDEN = Path(__file__).parent / "golden"
 
 
-# file: size, mode, quality, first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
+# file: size, mode, quality (None: lossless), first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
 FILES = {
     "one-pixel.mcq": ((1, 1), "RGB", 4.0, "d7bf6bcd4fa06b25"),
     "low.mcq": ((128, 112), "RGB", 1.0, "39de63ff6eb77843"),
@@ -37,13 +37,21 @@ FILES = {
     "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1adb6bd720ef2eef"),
     "alpha.mcq": ((128, 112), "RGBA", 6.5, "ce345a0e44e63260"),
     "runs.mcq": ((640, 480), "RGB", 1.0, "b79716b0afa7443a"),
+    "page.mcq": ((200, 120), "RGB", 5.0, "2543d58b9cbac65e"),
+    "page-grey.mcq": ((200, 120), "L", 3.0, "4996b9e5fd7e15f8"),
+    "page-alpha.mcq": ((200, 120), "RGBA", 6.0, "db7a147a7af25709"),
+    "drawing.mcq": ((150, 90), "RGB", 4.0, ""),
+    "lossless.mcq": ((91, 55), "RGBA", None, ""),
+    "lossless-grey-alpha.mcq": ((91, 55), "LA", None, ""),
     "metadata.mcq": ((48, 32), "RGB", 2.0, "96b3c2af566aefe2"),
 }
 
 
 def codes_digest(path: Path) -> str:
-    """SHA-256 over the little-endian int16 codes of a file."""
+    """SHA-256 over the little-endian int16 codes of a file; nothing where all squares are exact."""
     parsed = container.read(io.BytesIO(path.read_bytes()))
+    if not parsed.header.learned:
+        return ""
     decoder = codec.load_decoder(parsed.header.model)
     codes = decoder.read([parsed.codes], parsed.header).codes
     digest = hashlib.sha256()
@@ -77,7 +85,7 @@ def test_file_decodes_to_its_picture(name: str, precision: str) -> None:
     size, mode, quality, _ = FILES[name]
     runtime.configure(precision=precision)
     with Image.open(GOLDEN / name) as image:
-        assert (image.size, image.mode, image.info["quality"]) == (size, mode, quality)
+        assert (image.size, image.mode, image.info.get("quality")) == (size, mode, quality)
         decoded = np.asarray(image).astype(int)
     with Image.open(GOLDEN / Path(name).with_suffix(".png")) as image:
         expected = np.asarray(image)

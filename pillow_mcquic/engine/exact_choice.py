@@ -32,6 +32,7 @@ Costs = NDArray[np.floating[Any]]  # of squares (h, w), bits
 # a picture is worth a try when one square in so many has edges, and few pixels unlike both the left and the upper one
 TRY_SHARE = 100
 FEW_NEW_PIXELS, EDGE, EDGE_PIXELS = 96, 24, 2
+TEXTURE = 16.0  # new pixels beyond few that make fewer colours as bad again: patches of a photo in them would show
 # what a pixel is guessed to cost the lossless coder: like a neighbour, else at least and at most
 REPEATED_BITS, NEW_BITS, MOST_BITS = 0.35, 3.0, 14.0
 # squares whose guessed bits are below so many times what the learned ones cost may be exact, in fewer colours
@@ -128,6 +129,8 @@ class _Search:
         with torch.inference_mode():
             bits = encoder.bits(coded)
             self.learned = bits.cpu().numpy() + self.distortion(encoder.decoder.images(coded, self.q))
+        self.new = new_pixels(image[0]).cpu().numpy()
+        self.texture = 1 + np.maximum(0, self.new - FEW_NEW_PIXELS) / TEXTURE
         self.best: Choice | None = None
         self.least = float(self.learned.sum())
 
@@ -146,9 +149,8 @@ class _Search:
     def source(self, pixels: NDArray[np.uint8], factor: float) -> _Source:
         """The original in other colours."""
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        guess = factor * guessed_bits(image).numpy()
         distortion = self.distortion(pad_to_multiple(image[None], SQUARE).to(self.padded.device))
-        return _Source(pixels, guess, distortion)
+        return _Source(pixels, factor * guessed_bits(image).numpy(), self.texture * distortion)
 
     def run(self) -> Choice | None:
         """The best that was found; None where no exact square is better than none."""
@@ -158,7 +160,7 @@ class _Search:
         factor = self.bits(self.pixels, every) / float(guess.sum())
         original = _Source(self.pixels, factor * guess, np.zeros_like(guess))
         best, least = original, self.ask(original)
-        counted = (original.guess < CANDIDATES * self.learned) | (new_pixels(image).numpy() <= FLAT_PIXELS)
+        counted = (original.guess < CANDIDATES * self.learned) | (self.new <= FLAT_PIXELS)
         if counted.any():
             colours = Colours(self.pixels, exact_squares.magnify(counted, SQUARE, *self.pixels.shape[:2]))
             reduced, cost = self.best_palette(colours, factor)

@@ -57,7 +57,8 @@ class Colours:
             sums = [np.bincount(nearest, self.counts * self.means[:, c], len(centres)) for c in range(3)]
             centres = (np.stack(sums, 1)[weights > 0] / weights[weights > 0, None]).astype(np.float32)
         palette = centres.round().astype(np.uint8)
-        return palette[self._nearest(centres)][self._number].reshape(self.shape)
+        reduced: NDArray[np.uint8] = palette[self._nearest(centres)][self._number].reshape(self.shape)
+        return reduced
 
     def _nearest(self, centres: Floats) -> NDArray[np.intp]:
         """Of each colour the nearest centre."""
