@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import codec, weights_files
-from .. import quality as quality_scale
 from ..bitstream import container
 from ..bitstream.container import File
 from ..bitstream.grids import LEVELS, SQUARE, grids_of
@@ -121,13 +120,18 @@ def _finish(image: Tensor, file: File) -> Tensor:
 
 
 @overload
-def encode_tensor(images: Tensor, *, quality: float = ..., effort: int = ...) -> bytes | list[bytes]: ...
+def encode_tensor(
+    images: Tensor, *, quality: float | None = ..., lossless: bool = ..., effort: int = ...
+) -> bytes | list[bytes]: ...
 @overload
-def encode_tensor(images: Sequence[Tensor], *, quality: float = ..., effort: int = ...) -> list[bytes]: ...
+def encode_tensor(
+    images: Sequence[Tensor], *, quality: float | None = ..., lossless: bool = ..., effort: int = ...
+) -> list[bytes]: ...
 def encode_tensor(
     images: Tensor | Sequence[Tensor],
     *,
-    quality: float = float(quality_scale.DEFAULT),
+    quality: float | None = None,
+    lossless: bool = False,
     effort: int = codec.EFFORT_DEFAULT,
 ) -> bytes | list[bytes]:
     """Encode a picture to the bytes of an `.mcq` file, or several to a list of these.
@@ -137,14 +141,16 @@ def encode_tensor(
     Parameters
     ----------
     images : uint8 (3, H, W); (N, 3, H, W), or a sequence of (3, H, W), for several.
-    quality : 1 (smallest) to 8 (best).
+    quality : 1 (smallest) to 8 (best), default 4.
+    lossless : instead of it, keep every pixel.
     effort : as of `pillow_mcquic.encode`; above 1 pictures are refined one by one.
 
     Raises
     ------
     ValueError : for another shape, type, quality or effort.
     """
-    fixed = Quality.parse(quality)
+    level = codec.check_level(quality, lossless)
+    fixed = None if level is None else Quality.parse(level)
     codec.refinement_iterations(effort)
     if not isinstance(images, Tensor):
         return [_encode(image[None], fixed, effort)[0] for image in map(_checked, images)]
@@ -162,18 +168,25 @@ def _checked(images: Tensor) -> Tensor:
     return images
 
 
-def _encode(images: Tensor, quality: Quality, effort: int) -> list[bytes]:
-    """(B, 3, H, W) uint8 -> a file each."""
+def _encode(images: Tensor, quality: Quality | None, effort: int) -> list[bytes]:
+    """(B, 3, H, W) uint8 -> a file each; without a quality lossless."""
+    pictures = [Picture.of(_array(image), codec.EXACT_EFFORT[effort]) for image in images]
+    if quality is None:
+        return [picture.write_lossless() for picture in pictures]
     encoder = codec.load_encoder(images.device)
     height, width = images.shape[2:]
-    files, size = [], (-(-width // SQUARE) * SQUARE, -(-height // SQUARE) * SQUARE)
+    size = -(-width // SQUARE) * SQUARE, -(-height // SQUARE) * SQUARE
+    contents: list[codec.Content] = []
     for batch in torch.split(images, _batch_size(encoder.decoder, size)):
-        contents = codec.encode_images(encoder, batch, quality, codec.refinement_iterations(effort))
-        for image, content in zip(batch, contents, strict=True):
-            pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()
-            picture = Picture.of(pixels, codec.EXACT_EFFORT[effort])
-            files.append(content.write(picture, quality, encoder.bundle.decoder.id))
-    return files
+        contents += codec.encode_images(encoder, batch, quality, codec.refinement_iterations(effort))
+    model = encoder.bundle.decoder.id
+    return [content.write(picture, quality, model) for picture, content in zip(pictures, contents, strict=True)]
+
+
+def _array(image: Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) -> (H, W, 3)."""
+    array: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    return array
 
 
 def read_codes(source: Source) -> dict[int, Tensor]:

@@ -2,7 +2,7 @@
 
 A decoder's file is named by its id, the first four bytes (hex) of a SHA-256 over its configuration and tensors; `.mcq`
 files carry the id, so every file finds the weights it was made with, and no other weights touch it.  An encoder names
-the decoder it was made for, so a better one needs no new id (docs/format.md, section 6).
+the decoder it was made for, so a better one needs no new id (docs/format.md, section 7).
 """
 
 from __future__ import annotations

@@ -92,3 +92,11 @@ def test_imread_and_imwrite_of_imagecodecs(source: str, tmp_path: Path, pixels: 
             "mmap": mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ),
         }[source]
         assert np.array_equal(imagecodecs.imread(data, codec=mcq_decode), mcq_decode(path.read_bytes()))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 2), (48, 64, 3), (48, 64, 4), (3, 48, 64, 3)])
+def test_imagecodecs_lossless(shape: tuple[int, ...]) -> None:
+    data = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    assert np.array_equal(mcq_decode(mcq_encode(data, lossless=True)), data)
+    with pytest.raises(McqError, match="give only one of quality and lossless"):
+        mcq_encode(data, 4, lossless=True)

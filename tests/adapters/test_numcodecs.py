@@ -52,3 +52,13 @@ def test_an_array_in_fortran_order_is_refused(pixels: NDArray[np.uint8]) -> None
     numcodecs = pytest.importorskip("numcodecs")
     with pytest.raises(ValueError, match="order='C'"):
         numcodecs.get_codec({"id": "mcq"}).encode(np.asfortranarray(pixels))
+
+
+def test_numcodecs_lossless_is_kept_in_the_metadata(pixels: NDArray[np.uint8]) -> None:
+    numcodecs = pytest.importorskip("numcodecs")
+    codec = numcodecs.get_codec({"id": "mcq", "lossless": True})
+    assert codec.get_config() == {"id": "mcq", "level": None, "effort": 1, "lossless": True}
+    again = numcodecs.get_codec(codec.get_config())
+    assert np.array_equal(again.decode(again.encode(pixels)), pixels)
+    with pytest.raises(ValueError, match="give only one of level and lossless"):
+        numcodecs.get_codec({"id": "mcq", "level": 4, "lossless": True})

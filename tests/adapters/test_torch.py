@@ -196,3 +196,34 @@ def test_pixels_stay_on_the_device(cut: Image.Image) -> None:
     data = encode_tensor(tensor(cut).cuda())
     assert decode_tensor(data, device="cuda").is_cuda
     assert abs(decode_tensor(data, device="cuda").cpu().int() - decode_tensor(data, device="cpu").int()).max() <= 3
+
+
+def drawing() -> torch.Tensor:
+    """Lines on white, 3 x 90 x 130."""
+    image = torch.full((3, 90, 130), 255, dtype=torch.uint8)
+    image[0, ::9], image[1, :, ::13] = 20, 60
+    return image
+
+
+def test_lossless_tensor_comes_back() -> None:
+    image = torch.randint(0, 256, (3, 33, 50), dtype=torch.uint8)
+    data = encode_tensor([image, image.flip(2)], lossless=True)
+    assert torch.equal(decode_tensor(data)[1], image.flip(2))
+    with pytest.raises(ValueError, match="give only one of level and lossless"):
+        encode_tensor(image, quality=4, lossless=True)
+
+
+def test_exact_squares_are_in_tensors_as_in_arrays(photo: Image.Image) -> None:
+    page = torch.from_numpy(np.array(photo.crop((300, 80, 512, 208)))).permute(2, 0, 1).contiguous()
+    page[:, :90, :80] = drawing()[:, :, :80]
+    data = encode_tensor(torch.stack([page, page.flip(1)]), quality=6)
+    for file, decoded in zip(data, decode_tensor(data), strict=True):
+        assert (decoded.permute(1, 2, 0).int() - torch.from_numpy(codec.decode(file)).int()).abs().max() <= 1
+    assert torch.equal(decode_tensor(data[0])[:, :80, :64], page[:, :80, :64])
+
+
+def test_drawing_has_no_codes() -> None:
+    data = encode_tensor(drawing(), quality=6)
+    assert torch.equal(decode_tensor(data), drawing())
+    with pytest.raises(ValueError, match="exact squares alone"):
+        read_codes(data)

@@ -81,3 +81,19 @@ def test_zarr_says_what_it_stores(dtype: str, chunks: tuple[int, ...], named: st
             serializer={"name": "mcq", "configuration": {}},
             compressors=None,
         )
+
+
+def test_zarr_lossless_is_kept_in_the_metadata(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    zarr = pytest.importorskip("zarr")
+    array = zarr.create_array(
+        tmp_path / "exact.zarr",
+        shape=pixels.shape,
+        chunks=(1, *pixels.shape[1:]),
+        dtype="uint8",
+        serializer={"name": "mcq", "configuration": {"lossless": True}},
+        compressors=None,
+    )
+    array[:] = pixels
+    reopened = zarr.open_array(tmp_path / "exact.zarr")
+    assert np.array_equal(reopened[:], pixels)
+    assert reopened.serializer.to_dict()["configuration"] == {"level": None, "effort": 1, "lossless": True}

@@ -115,3 +115,19 @@ def test_try_overwrites_nothing_unasked(folder: Path) -> None:
     assert cli.main(["try", str(folder / "a.png"), "-o", str(folder / "seen.png")]) == 2
     assert (folder / "seen.mcq").read_text() == "precious"
     assert not (folder / "seen.png").exists()
+
+
+def test_lossless_there_and_back(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["encode", str(folder / "a.png"), "-o", str(tmp_path / "a.mcq"), "--lossless"]) == 0
+    assert cli.main(["decode", str(tmp_path / "a.mcq"), "-o", str(tmp_path / "b.png")]) == 0
+    with Image.open(folder / "a.png") as before, Image.open(tmp_path / "b.png") as after:
+        assert before.tobytes() == after.tobytes()
+    with pytest.raises(SystemExit):
+        cli.main(["encode", str(folder / "a.png"), "--lossless", "-q", "4"])
+
+
+def test_try_lossless(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["try", str(folder / "a.png"), "--lossless"]) == 0
+    printed = capsys.readouterr().out
+    assert "150x101, lossless" in printed
+    assert "PSNR inf dB" in printed

@@ -94,3 +94,15 @@ def test_info_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     for part in ("model 01020304", "comment: hello", "unknown, skipped"):
         assert part in printed
+
+
+def test_info_tells_learned_and_exact_squares(capsys: pytest.CaptureFixture[str]) -> None:
+    golden = Path(__file__).parent.parent / "golden"
+    assert cli.main(["info", str(golden / "page.mcq")]) == 0
+    printed = capsys.readouterr().out
+    assert "55 learned squares, 49 exact" in printed
+    assert "chunk X (exact squares): 423 bytes" in printed
+    assert cli.main(["info", str(golden / "lossless.mcq")]) == 0
+    printed = capsys.readouterr().out
+    assert "91x55 RGBA, lossless" in printed
+    assert "no model, 0 learned squares, 24 exact" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -83,7 +84,6 @@ def test_damage_under_a_right_checksum_is_an_oserror_or_a_picture(kind: bytes, p
     for at in range(0, len(chunks[kind]), max(1, len(chunks[kind]) // 25)):
         damaged = bytearray(chunks[kind])
         damaged[at] ^= 0x55
-        try:
-            from_bytes(container.write(file.header, chunks | {kind: bytes(damaged)}))
-        except OSError as error:
-            assert "damaged" in str(error)
+        with contextlib.suppress(OSError):
+            decoded = from_bytes(container.write(file.header, chunks | {kind: bytes(damaged)}))
+            assert decoded.size == page.size

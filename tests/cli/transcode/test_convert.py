@@ -54,3 +54,13 @@ def test_what_is_called_mcq_is_not_read_as_another_format(tree: Path) -> None:
     (tree / "x.mcq").write_bytes((tree / "a.png").read_bytes())
     assert cli.main(["transcode", str(tree), str(tree.parent / "dst"), "--to", "bmp", "--workers", "1"]) == 1
     assert not list((tree.parent / "dst").rglob("*.bmp"))
+
+
+def test_lossless_tree_keeps_every_pixel(tree: Path) -> None:
+    report = run(tree, "--lossless")
+    for made in report["made"]:
+        with Image.open(tree / made["name"]) as image, Image.open(tree.parent / "dst" / made["target"]) as decoded:
+            assert image.convert("RGB").tobytes() == decoded.tobytes()
+    assert report["worst"][0]["score"] == 99
+    assert run(tree, "--lossless")["skipped"] == 3
+    assert len(run(tree, "-q", "4")["made"]) == 3  # another wish is another file
