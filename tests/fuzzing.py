@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pillow_mcquic import codec, weights_files
-from pillow_mcquic.bitstream import alpha, container
+from pillow_mcquic.bitstream import alpha, container, exact_squares
 from pillow_mcquic.quality import Quality
 
 
@@ -50,18 +50,42 @@ def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 
 
 def whole_file(data: bytes) -> bytes:
-    """A file with right checksums from fuzzed parts: header fields, code stream, alpha, metadata."""
+    """A file with right checksums from fuzzed parts: header fields, code stream, exact squares, alpha, metadata."""
     fields, rest = data[:8].ljust(8, b"\0"), data[8:]
     mode = container.MODES[1 + fields[0] % 4]
     width, height = 1 + fields[1] % 96, 1 + fields[2] % 96
-    quality = 256 + struct.unpack_from("<H", fields, 3)[0] % 1793
+    quality = Quality(256 + struct.unpack_from("<H", fields, 3)[0] % 1793)
     cut = fields[5] * len(rest) // 1024 * 4
     stream, other = rest[:cut], rest[cut:]
+    exact, learned = bool(fields[0] & 48), not fields[0] & 32
+    header = container.Header(
+        width, height, mode, quality, weights_files.default_id() if learned else container.NO_MODEL, exact
+    )
     chunks = {container.COMMENT: other[:20]}
-    if mode.endswith("A"):
+    if exact:
+        chunks[container.EXACT] = other if fields[0] & 128 else exact_payload(header, other)
+    if learned:
+        chunks[container.CODES] = stream
+    if learned and mode.endswith("A"):
         chunks[container.ALPHA] = other if fields[0] & 64 else alpha.pack(np.zeros((height, width), "u1"))
-    header = container.Header(width, height, mode, Quality(quality), weights_files.default_id())
-    return container.write(header, chunks | {container.CODES: stream})
+    return container.write(header, chunks)
+
+
+def exact_payload(header: container.Header, data: bytes) -> bytes:
+    """Exact squares that are right but for some bytes: the first byte says how many, then come places and values."""
+    rows, columns = header.grids[1]
+    squares = np.zeros((rows, columns), np.bool_)
+    squares[-1, : max(1, columns // 2)] = True
+    pixels = np.arange(header.width * header.height * len(header.mode), dtype=np.uint8).reshape(header.shape)
+    if header.learned and header.mode.endswith("A"):
+        pixels = pixels[..., :-1].squeeze(-1) if header.mode == "LA" else pixels[..., :3]
+    whole = not header.learned or squares.all()
+    payload = bytearray(
+        exact_squares.pack(np.ascontiguousarray(pixels), None if whole else squares, method=0, quality=0)
+    )
+    for at, value in zip(data[1 : 2 * (data[:1] or b"\0")[0] : 2], data[2::2], strict=False):
+        payload[at * len(payload) // 256] ^= value
+    return bytes(payload)
 
 
 def one_input(data: bytes) -> None:

@@ -29,9 +29,11 @@ from .palette import Colours
 
 Costs = NDArray[np.floating[Any]]  # of squares (h, w), bits
 
-# a picture is worth a try when one square in so many has edges, and few pixels unlike both the left and the upper one
+# A picture is worth a try when one square in so many has edges, and few pixels unlike both the left and the upper one;
+# or when so many differ from these by more than any photograph does in the mean: checks, noise, fine lines.
 TRY_SHARE = 100
-FEW_NEW_PIXELS, EDGE, EDGE_PIXELS = 96, 24, 2
+FEW_NEW_PIXELS, EDGE_PIXELS = 96, 8
+EDGE, WILD = 170, 480  # differences of red + 2 green + 4 blue
 TEXTURE = 16.0  # new pixels beyond few that make fewer colours as bad again: patches of a photo in them would show
 # what a pixel is guessed to cost the lossless coder: like a neighbour, else at least and at most
 REPEATED_BITS, NEW_BITS, MOST_BITS = 0.35, 3.0, 14.0
@@ -58,8 +60,10 @@ class Choice:
 
 def worth_a_try(image: Tensor) -> bool:
     """Whether a picture (3, H, W) uint8 may have squares that are better exact; photographs seldom do."""
-    new, edges = new_pixels(image), _per_square(_neighbours(image)[1])
-    return TRY_SHARE * int(((new <= FEW_NEW_PIXELS) & (edges >= EDGE_PIXELS)).sum()) >= new.numel()
+    repeated, step = _neighbours(image)
+    few, edges = _per_square(~repeated) <= FEW_NEW_PIXELS, _per_square(step > EDGE) >= EDGE_PIXELS
+    wild = _per_square(step) > WILD * SQUARE**2
+    return TRY_SHARE * max(int((few & edges).sum()), int(wild.sum())) >= few.numel()
 
 
 def new_pixels(image: Tensor) -> Tensor:
@@ -68,13 +72,16 @@ def new_pixels(image: Tensor) -> Tensor:
 
 
 def _neighbours(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every pixel whether it is like the left or the upper one; whether it differs much from the left one."""
-    left, up = image.roll(1, 2), image.roll(1, 1)
-    left[:, :, 0], up[:, 0] = image[:, :, 0], image[:, 0]
-    like_left, like_up = (image == left).all(0), (image == up).all(0)
-    like_left[:, 0], like_up[0] = False, False
-    edge = (torch.maximum(image, left) - torch.minimum(image, left) > EDGE).any(0)
-    return like_left | like_up, edge
+    """Of every pixel whether it is like the left or the upper one, and how much it differs from the other, (H, W)."""
+    red, green, blue = image.short()
+    grey = red + 2 * green + 4 * blue  # hardly two neighbours of different colours look alike with these weights
+    down, across = grey[1:] - grey[:-1], grey[:, 1:] - grey[:, :-1]
+    repeated, step = torch.zeros_like(grey, dtype=torch.bool), torch.zeros_like(grey)
+    repeated[:, 1:] = across == 0
+    repeated[1:] |= down == 0
+    step[:, 1:] = across.abs_()
+    torch.maximum(step[1:], down.abs_(), out=step[1:])
+    return repeated, step
 
 
 def _per_square(x: Tensor) -> Tensor:
