@@ -6,6 +6,8 @@ import dataclasses
 import numbers
 
 LOWEST, HIGHEST = 1, 8
+# JPEG's quality (4:2:0) of the same SSIMULACRA2, in the mean on Kodak (benchmarks/results/kodak.csv)
+JPEG_QUALITIES = {1: 12, 2: 16, 3: 21, 4: 28, 5: 37, 6: 50, 7: 66, 8: 75}
 STEPS = 256  # of the quality scale from one whole quality to the next, as headers count them
 
 
@@ -33,9 +35,11 @@ class Quality:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"quality must be a number from {LOWEST} to {HIGHEST}, got {value!r}")
         if value < LOWEST or not value <= HIGHEST:  # also refuses nan
-            raise ValueError(
-                f"quality must be from {LOWEST} (smallest file) to {HIGHEST} (best picture), got {value!r}"
-            )
+            text = f"quality must be from {LOWEST} (smallest file) to {HIGHEST} (best picture), got {value!r}"
+            if value <= 100 and (jpegs := float(value)) > HIGHEST:
+                nearest = min(JPEG_QUALITIES, key=lambda own: abs(JPEG_QUALITIES[own] - jpegs))
+                text += f"; it is no JPEG quality: {nearest} looks like JPEG's {JPEG_QUALITIES[nearest]}"
+            raise ValueError(text)
         return cls(round(float(value) * STEPS))
 
     def __float__(self) -> float:

@@ -29,6 +29,12 @@ def test_anything_else_is_refused_with_the_range(value: object) -> None:
         Quality.parse(value)
 
 
+@pytest.mark.parametrize(("value", "own", "jpegs"), [(95, 8, 75), (60, 7, 66), (50, 6, 50), (30.5, 4, 28), (9, 1, 12)])
+def test_a_quality_of_jpeg_is_told_the_nearest_of_ours(value: float, own: int, jpegs: int) -> None:
+    with pytest.raises(ValueError, match=f"it is no JPEG quality: {own} looks like JPEG's {jpegs}"):
+        Quality.parse(value)
+
+
 @pytest.mark.parametrize("steps", [4, 255, 2049])
 def test_a_header_cannot_hold_more(steps: int) -> None:
     with pytest.raises(ValueError, match=r"256\.\.2048"):
