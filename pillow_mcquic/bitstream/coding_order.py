@@ -12,7 +12,9 @@ entry for each bank:
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,29 +49,37 @@ def next_context(context: Array, codes: Any) -> Array:
 
 
 class StageOrder:
-    """Positions of a group in the order in which its stages code them: by table, within a table as they lie.
+    """The order in which a stage of a bank codes its positions: by table, within a table as they lie.
+
+    Tables are numbered group by group, in a group by context and class.  Near-certain tables come first.
 
     Parameters
     ----------
-    classes : (N,) uint8, of the group at every position.
-    count : of classes there are, at most 128.
+    tables : (groups, N) uint8, of every group at every position: the number of its table in the group.
+    near_certain : (groups, tables) boolean.
     """
 
-    def __init__(self, classes: NDArray[np.uint8], count: int) -> None:
-        self.classes, self.count = classes, count
-        self.context = np.zeros(len(classes), np.bool_)
-        self._sort()
+    def __init__(self, tables: NDArray[np.uint8], near_certain: NDArray[np.bool_]) -> None:
+        groups, count = near_certain.shape
+        own = np.arange(groups)[:, None]
+        sizes = np.bincount((own * count + tables).ravel(), minlength=groups * count)
+        used = np.flatnonzero(sizes)
+        quiet = near_certain.ravel()[used]
+        # sorted in each group, and then whole tables moved: much less to sort than all groups at once
+        by_group = (tables.argsort(axis=1, kind="stable") + own * tables.shape[1]).ravel()
+        stops = sizes[used].cumsum()
+        moved = np.concatenate([np.flatnonzero(quiet), np.flatnonzero(~quiet)])
+        pieces = zip((stops - sizes[used])[moved].tolist(), stops[moved].tolist(), strict=True)
+        self.positions: NDArray[np.intp] = np.concatenate([by_group[start:stop] for start, stop in pieces])
+        self.tables: list[int] = used[moved].tolist()  # those in use, numbered through all groups
+        self.ends: list[int] = sizes[used][moved].cumsum().tolist()  # where the positions of each end
+        self.quiet = int(sizes[used][quiet].sum())  # positions of near-certain tables
 
-    def _sort(self) -> None:
-        table = self.classes + np.uint8(self.count) * self.context
-        sizes = np.bincount(table)
-        used = sizes.nonzero()[0]
-        self.positions: NDArray[np.intp] = table.argsort(kind="stable")
-        # for each table in use, `context * count + class`, where its positions end
-        self.ends: list[tuple[int, int]] = list(zip(used.tolist(), sizes[used].cumsum().tolist(), strict=True))
-
-    def push(self, codes: NDArray[np.int16]) -> None:
-        """Go on to the next stage, after the codes (N,) of this one."""
-        if codes.any():
-            self.context = next_context(self.context, codes)
-            self._sort()
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """What is coded at once between two places of the order: start, stop and table."""
+        first = bisect.bisect_right(self.ends, start)
+        for table, end in zip(self.tables[first:], self.ends[first:], strict=True):
+            if start >= stop:
+                return
+            yield start, min(end, stop), table
+            start = end

@@ -1,8 +1,8 @@
 """Entropy coding: codes and classes <-> one stream of bytes (docs/format.md, section 3).
 
-Bank by bank, group by group, stage by stage.  In a stage the positions that share a table are coded together, tables in
-ascending order of (context, class).  Most tables are near certain of code 0: there one flag tells for a whole run of
-positions that all of them are 0.
+Bank by bank, stage by stage.  In a stage the positions that share a table are coded together, group after group.  Most
+tables are near certain of code 0.  Their positions come first, in runs: one flag tells for a whole run that all of its
+codes are 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .coding_order import StageOrder
+from .coding_order import next_context
 from .range_coder import RangeDecoder, RangeEncoder
 from .tables import BankTables
 
@@ -26,20 +26,19 @@ class Encoder:
 
     def write(self, codes: Codes, classes: Classes, tables: BankTables) -> None:
         """Add the codes of a bank (groups, stages, N), under its classes (groups, N)."""
-        encode = self._coder.encode
-        for group in range(tables.groups):
-            order = StageOrder(classes[group], tables.classes)
-            for stage in range(len(tables.stages)):
-                symbols = codes[group, stage].take(order.positions).astype(np.int32)
-                others = (symbols != 0).tobytes()  # found there sooner than by `any`
-                for start, stop, zero_flag, model in tables.runs(group, stage, order.ends):
-                    coded = zero_flag is None or others.find(1, start, stop) >= 0
-                    if zero_flag is not None:
-                        encode(int(coded), zero_flag)
-                    if coded:
-                        encode(symbols[start:stop], model)
-                if stage + 1 < len(tables.stages):
-                    order.push(codes[group, stage])
+        encode, context = self._coder.encode, np.zeros(classes.shape, np.bool_)
+        for stage in range(len(tables.stages)):
+            order = tables.order(stage, classes, context)
+            symbols = codes[:, stage].reshape(-1).take(order.positions).astype(np.int32)
+            others = (symbols != 0).tobytes()  # found there sooner than by `any`
+            for start, stop, zero_flag in tables.runs(stage, order):
+                coded = others.find(1, start, stop) >= 0
+                encode(int(coded), zero_flag)
+                for first, last, table in order.parts(start, stop) if coded else ():
+                    encode(symbols[first:last], tables.model(stage, table))
+            for first, last, table in order.parts(order.quiet, len(symbols)):
+                encode(symbols[first:last], tables.model(stage, table))
+            context = next_context(context, codes[:, stage])
 
     def finish(self) -> bytes:
         """All that was written, whole 32-bit words."""
@@ -55,18 +54,21 @@ class Decoder:
 
     def read(self, classes: Classes, tables: BankTables) -> Codes:
         """The codes of the next bank (groups, stages, N), under its classes (groups, N); DamagedStreamError."""
-        decode = self._coder.decode
-        codes = np.zeros((tables.groups, len(tables.stages), classes.shape[1]), np.int16)
-        for group in range(tables.groups):
-            order = StageOrder(classes[group], tables.classes)
-            for stage in range(len(tables.stages)):
-                symbols = np.zeros(len(order.positions), np.int16)
-                for start, stop, zero_flag, model in tables.runs(group, stage, order.ends):
-                    if zero_flag is None or decode(zero_flag):
-                        symbols[start:stop] = decode(model, stop - start)
-                codes[group, stage][order.positions] = symbols
-                if stage + 1 < len(tables.stages):
-                    order.push(codes[group, stage])
+        decode, context = self._coder.decode, np.zeros(classes.shape, np.bool_)
+        codes = np.empty((tables.groups, len(tables.stages), classes.shape[1]), np.int16)
+        for stage in range(len(tables.stages)):
+            order = tables.order(stage, classes, context)
+            symbols = np.zeros(classes.size, np.int16)
+            for start, stop, zero_flag in tables.runs(stage, order):
+                if decode(zero_flag):
+                    for first, last, table in order.parts(start, stop):
+                        symbols[first:last] = decode(tables.model(stage, table), last - first)
+            for first, last, table in order.parts(order.quiet, classes.size):
+                symbols[first:last] = decode(tables.model(stage, table), last - first)
+            found = np.empty_like(symbols)
+            found[order.positions] = symbols
+            codes[:, stage] = found.reshape(classes.shape)
+            context = next_context(context, codes[:, stage])
         return codes
 
     def finish(self) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .coding_order import StageOrder
 from .range_coder import TOTAL, categorical
 
 LEAST = 16  # of the counts: it bounds what flat squares cost, hence how large a picture a short file may claim
 MANTISSA_BITS = 12  # of a packed count
 NEAR_CERTAIN = 1 << 14  # a table that leaves no more than this to other codes than 0 is coded in runs
-RUN_CHANCE = 1 << 22  # of 2^24: a run is as long as the chance of another code in it stays within this
+RUN_CHANCE = 1 << 22  # of 2^24: of another code somewhere in a run
 
 
 def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -64,34 +65,40 @@ class BankTables:
     def __init__(self, stages: Sequence[NDArray[np.int32]]) -> None:
         self.stages = stages
         self.groups, _, self.classes, _ = stages[0].shape
-        self._prepared: dict[tuple[int, int], dict[int, tuple[Any, int, int]]] = {}
+        # of every table the counts for codes other than 0, (groups, contexts * classes)
+        self.others = [(TOTAL - counts[..., 0].astype(np.int64)).reshape(self.groups, -1) for counts in stages]
+        self._models: list[dict[int, Any]] = [{} for _ in stages]
 
-    def runs(
-        self, group: int, stage: int, ends: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, Any | None, Any]]:
-        """What is coded at once, in the order of `StageOrder`, whose `ends` these are.
+    def order(self, stage: int, classes: NDArray[np.uint8], context: NDArray[np.bool_]) -> StageOrder:
+        """The order of a stage under classes and contexts (groups, N)."""
+        tables = classes if self.stages[stage].shape[1] == 1 else classes + context * np.uint8(self.classes)
+        return StageOrder(tables, self.others[stage] <= NEAR_CERTAIN)
 
-        Yields where it starts and ends in that order, the model of its zero flag (None where a table is not near
-        certain, and all of its positions come at once), and the model of its codes.
+    def runs(self, stage: int, order: StageOrder) -> Iterator[tuple[int, int, Any]]:
+        """The runs of near-certain positions: where each starts and stops in the order, and the model of its zero flag.
+
+        A run is as long as the chances of another code at its positions together stay within `RUN_CHANCE`.
         """
-        prepared, start = self._prepared.setdefault((group, stage), {}), 0
-        for table, end in ends:
-            if table not in prepared:
-                prepared[table] = self._prepare(group, stage, table)
-            model, others, longest = prepared[table]
-            if not longest:
-                yield start, end, None, model
-                start = end
-            while start < end:
-                stop = min(start + longest, end)
-                yield start, stop, _zero_flag((stop - start) * others), model
-                start = stop
+        others, start, place, chance = self.others[stage].ravel(), 0, 0, 0
+        for table, end in zip(order.tables, order.ends, strict=True):
+            if place == order.quiet:
+                break
+            each = int(others[table])
+            while place < end:
+                more = min(end - place, (RUN_CHANCE - chance) // each)
+                place, chance = place + more, chance + more * each
+                if place < end:
+                    yield start, place, _zero_flag(chance)
+                    start, chance = place, 0
+        if start < order.quiet:
+            yield start, order.quiet, _zero_flag(chance)
 
-    def _prepare(self, group: int, stage: int, table: int) -> tuple[Any, int, int]:
-        """Model of a table, its counts for codes other than 0, and how long its runs are (0: no runs)."""
-        counts = self.stages[stage][group].reshape(-1, self.stages[stage].shape[3])[table]
-        others = TOTAL - int(counts[0])
-        return categorical(counts), others, RUN_CHANCE // others if others <= NEAR_CERTAIN else 0
+    def model(self, stage: int, table: int) -> Any:
+        """The model of a table, by number."""
+        models = self._models[stage]
+        if table not in models:
+            models[table] = categorical(self.stages[stage].reshape(-1, self.stages[stage].shape[3])[table])
+        return models[table]
 
 
 @lru_cache(maxsize=4096)

@@ -12,10 +12,22 @@ def test_context_is_1_after_any_code_but_0() -> None:
     assert context.tolist() == [False, True, True]
 
 
-def test_positions_are_sorted_by_context_then_class_then_place() -> None:
-    order = StageOrder(np.array([2, 0, 2, 0, 1], np.uint8), count=3)
-    assert order.positions.tolist() == [1, 3, 4, 0, 2]
-    assert order.ends == [(0, 2), (1, 3), (2, 5)]
-    order.push(np.array([0, 0, 0, 5, 0], np.int16))
-    assert order.positions.tolist() == [1, 4, 0, 2, 3]
-    assert order.ends == [(0, 1), (1, 2), (2, 4), (3, 5)]  # table 3: context 1, class 0
+def order_of_two_groups() -> StageOrder:
+    """Tables 0..2 of group 0 and 0..2 of group 1, of which 0, 1 and 4 are near certain."""
+    tables = np.array([[2, 0, 2, 1], [1, 0, 1, 1]], np.uint8)
+    return StageOrder(tables, np.array([[True, True, False], [False, True, False]]))
+
+
+def test_near_certain_tables_come_first_then_group_table_and_place() -> None:
+    order = order_of_two_groups()
+    assert order.tables == [0, 1, 4, 2, 3]
+    assert order.positions.tolist() == [1, 3, 4, 6, 7, 0, 2, 5]
+    assert order.ends == [1, 2, 5, 7, 8]
+    assert order.quiet == 5
+
+
+def test_parts_between_two_places_are_cut_where_tables_change() -> None:
+    order = order_of_two_groups()
+    assert [*order.parts(0, 8)] == [(0, 1, 0), (1, 2, 1), (2, 5, 4), (5, 7, 2), (7, 8, 3)]
+    assert [*order.parts(1, 4)] == [(1, 2, 1), (2, 4, 4)]
+    assert [*order.parts(4, 4)] == []

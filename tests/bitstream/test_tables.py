@@ -45,14 +45,32 @@ def test_counts_below_the_least_are_refused(bad: list[int]) -> None:
         unpack_counts(np.array(bad, np.uint16))
 
 
-def test_a_table_is_coded_in_runs_where_it_is_near_certain_of_0() -> None:
-    counts = np.full((1, 1, 3, 4), 16, np.int32)
-    counts[0, 0, :, 0] = (1 << 24) - 48
-    counts[0, 0, 1] = 1 << 22
-    counts[0, 0, 2] = [(1 << 24) - (1 << 14), (1 << 14) - 32, 16, 16]
-    runs = [run[:3] for run in BankTables([counts]).runs(0, 0, [(0, 10), (1, 20), (2, 1000)])]
-    assert [(start, stop, flag is not None) for start, stop, flag in runs] == [
-        (0, 10, True),
-        (10, 20, False),
-        *((20 + 256 * i, min(20 + 256 * (i + 1), 1000), True) for i in range(4)),
-    ]
+def two_groups() -> BankTables:
+    """Tables of three classes: of chances 48 and 2^14 for other codes, near certain, and one that is not."""
+    counts = np.full((2, 1, 3, 4), 16, np.int32)
+    counts[:, 0, :, 0] = (1 << 24) - 48
+    counts[:, 0, 1] = 1 << 22
+    counts[:, 0, 2] = [(1 << 24) - (1 << 14), (1 << 14) - 32, 16, 16]
+    return BankTables([counts])
+
+
+def runs_of(classes: list[list[int]]) -> tuple[list[tuple[int, int]], int]:
+    tables, own = two_groups(), np.array(classes, np.uint8)
+    order = tables.order(0, own, np.zeros(own.shape, np.bool_))
+    return [run[:2] for run in tables.runs(0, order)], order.quiet
+
+
+def test_near_certain_positions_of_all_groups_share_runs() -> None:
+    assert runs_of([[0, 1, 0, 2], [1, 1, 0, 0]]) == ([(0, 5)], 5)
+
+
+def test_a_run_ends_where_its_chances_would_exceed_a_quarter() -> None:
+    """256 positions of chance 2^14 fill one; with one of chance 48 before them it has room for 255."""
+    assert runs_of([[2] * 300, [1] * 300]) == ([(0, 256), (256, 300)], 300)
+    assert runs_of([[0] + [2] * 299, [1] * 300]) == ([(0, 256), (256, 300)], 300)
+    assert runs_of([[0] + [2] * 255, [1] * 256]) == ([(0, 256)], 256)
+    assert runs_of([[0] + [2] * 256, [1] * 257]) == ([(0, 256), (256, 257)], 257)
+
+
+def test_where_no_table_is_near_certain_there_are_no_runs() -> None:
+    assert runs_of([[1, 1], [1, 1]]) == ([], 0)
