@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import peers, rd, report
+from benchmarks import graphics, peers, rd, report
 from benchmarks.speed import ONE_DIRECTION, STAGES
 
 
@@ -30,6 +30,29 @@ def test_layers_of_the_original_cost_what_its_authors_ship() -> None:
     """285 and 398 thousand multiply-adds a pixel at 128 channels."""
     costs = [sum(layer.macs for layer in layers) / 1e3 for layers in peers.mcquic_layers(128)]
     assert costs == pytest.approx([285, 398], rel=0.02)
+
+
+def graphics_row(image: str, codec: str, setting: float, bpp: float, score: float) -> rd.Row:
+    return {"image": image, "codec": codec, "setting": setting, "bpp": bpp, "ssimulacra2": score, "psnr": score / 2}
+
+
+def test_graphics_are_compared_by_the_fewest_bytes_that_reach_a_score() -> None:
+    rows = [
+        graphics_row("text_a.png", "mcq", 1, 0.5, 45),
+        graphics_row("text_a.png", "mcq", 2, 2.0, 95),
+        graphics_row("text_a.png", "avif-420", 20, 1.0, 75),
+        graphics_row("text_a.png", "avif-420", 60, 4.0, 92),
+        graphics_row("text_a.png", "webp-lossless", 100, 3.0, 100),
+    ]
+    assert graphics.fewest(rows[:2], 50) == 2.0
+    text = graphics.table(rows, {"mcq"})
+    assert "| text | 1 | 2.00 | 2.00 | 2.00 | 0.67 | 0.67 | 1.29 |" in text
+    assert "| all | 1 |" in text
+
+
+def test_a_picture_that_gets_worse_is_named() -> None:
+    rows = [graphics_row(name, "mcq", q, 1.0, 60 + q * sign) for name, sign in (("a", 1), ("b", -1)) for q in (4, 5)]
+    assert graphics.drops(rows) == ["b 4->5: -1.00, -0.50 dB"]
 
 
 def test_speed_tells_stages_apart(photo: Image.Image, tmp_path: Path) -> None:
