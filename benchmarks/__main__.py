@@ -23,7 +23,8 @@ def add_rate_distortion(commands: Any) -> None:
         command.add_argument(
             "--codecs",
             default="mcq,jpeg,webp,avif",
-            help="of mcq, jpeg, webp, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 (default: the first four)",
+            help="of mcq, mcq-lossless, jpeg, webp, webp-lossless, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 "
+            "(default: mcq,jpeg,webp,avif)",
         )
         command.add_argument(
             "--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)"

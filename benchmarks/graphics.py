@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .rd import Codec, Row, Rows, lossless, pillow
+from .rd import CODECS, Codec, Row, Rows, lossless, pillow
 
 TARGETS = 50, 60, 70, 80, 90
 AVIF_QUALITIES = 20, 28, 36, 44, 52, 60, 68, 76, 84, 92, 96
@@ -29,13 +29,13 @@ def peers() -> dict[str, Codec]:
     return {
         "avif-420": pillow("AVIF", AVIF_QUALITIES, speed=6, subsampling="4:2:0"),
         "avif-444": pillow("AVIF", AVIF_QUALITIES, speed=6, subsampling="4:4:4"),
-        "webp-lossless": pillow("WEBP", (100,), lossless=True, method=6, exact=True),
+        "webp-lossless": CODECS["webp-lossless"](),
     }
 
 
 def ours(settings: Iterable[float]) -> dict[str, Codec]:
     """Whole qualities, and lossless."""
-    return {"mcq": pillow("MCQ", settings), "mcq-lossless": pillow("MCQ", (True,), "lossless")}
+    return {"mcq": pillow("MCQ", settings), "mcq-lossless": CODECS["mcq-lossless"]()}
 
 
 def fewest(rows: list[Row], target: float) -> float:

@@ -97,6 +97,8 @@ CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
     "mcq-e2": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=2),
     "mcq-e3": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=3),
+    "mcq-lossless": lambda: pillow("MCQ", (True,), "lossless"),
+    "webp-lossless": lambda: pillow("WEBP", (100,), lossless=True, method=6, exact=True),
     "jpeg": lambda: pillow(
         "JPEG", (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 93), optimize=True, progressive=True, subsampling="4:2:0"
     ),

@@ -54,7 +54,7 @@ def decode(stream: bytes, width: int, height: int, channels: int, what: str) -> 
         raise BadFileError(f"damaged .mcq file: {what}: the lossless stream is cut off")
     signature, fields = STREAM_HEAD.unpack_from(stream)
     found = (fields & 0x3FFF) + 1, (fields >> 14 & 0x3FFF) + 1
-    if signature != SIGNATURE or fields >> 29 or found != (width, height):
+    if signature != SIGNATURE or fields >> 29 or found != (width, height) or max(found) >= MAX_SIDE:
         raise BadFileError(f"damaged .mcq file: {what}: the lossless stream is not one of {width}x{height} pixels")
     padded = stream + bytes(len(stream) % 2)
     data = FILE_HEAD.pack(b"RIFF", FILE_HEAD.size - 8 + len(padded), b"WEBP", b"VP8L", len(stream)) + padded

@@ -46,7 +46,7 @@ PATIENCE = 2  # palettes in a row that gain nothing, before larger ones are not 
 BETWEEN = (0.7, 1.4)  # sizes tried around the best
 # an exact square is tried where its guessed cost is below so many times that of the learned one: at first, and at last
 THRESHOLDS, MORE_THRESHOLDS = (1.0, 3.0), (0.35, 0.6, 1.7)
-BLOCK_ROWS = 64  # of squares, whose distortion is found at once
+BLOCK_ROWS = 64  # of squares, that are looked at together
 TRIAL = {"method": 4, "quality": 75}  # of libwebp, near enough to what is written
 
 
@@ -93,10 +93,14 @@ def _per_square(x: Tensor) -> Tensor:
 
 def guessed_bits(image: Tensor) -> Tensor:
     """About what the lossless coder would take for each square of a picture (3, H, W) uint8, up to a factor, (h, w)."""
+    return torch.cat([_guessed_bits(block) for block in torch.split(image, BLOCK_ROWS * SQUARE, 1)])
+
+
+def _guessed_bits(image: Tensor) -> Tensor:
     repeated, _ = _neighbours(image)
-    x = image.int()
-    x = torch.stack([x[0] - x[1], x[1], x[2] - x[1]])  # colours less green
-    padded = F.pad(x[None].float(), (1, 0, 1, 0), mode="replicate")[0]
+    red, green, blue = image.short()
+    x = torch.stack([red - green, green, blue - green]).float()
+    padded = F.pad(x[None], (1, 0, 1, 0), mode="replicate")[0]
     left, up, corner = padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]
     guess = torch.minimum(torch.maximum(left + up - corner, torch.minimum(left, up)), torch.maximum(left, up))
     bits = ((x - guess).abs() + 1).log2().sum(0).add_(NEW_BITS).clamp_(max=MOST_BITS)
