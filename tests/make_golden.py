@@ -7,12 +7,16 @@ Only for a new model or format version: files already there belong to users' arc
 
 from __future__ import annotations
 
+import io
 import sys
+import zlib
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from pillow_mcquic import runtime
+from pillow_mcquic.bitstream import alpha, container, vp8l
 
 from .conftest import PHOTO, from_bytes, to_bytes
 from .test_golden import GOLDEN, codes_digest
@@ -21,10 +25,10 @@ from .test_golden import GOLDEN, codes_digest
 def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]]:
     """Name -> picture and save options: every mode, sizes on and off the grid, whole and fractional quality."""
     face = photo.crop((420, 120, 548, 232))
-    alpha = face.convert("L").point(lambda v: min(255, 2 * v))
+    transparency = face.convert("L").point(lambda v: min(255, 2 * v))
     rgba, la = face.copy(), face.convert("L")
-    rgba.putalpha(alpha)
-    la.putalpha(alpha)
+    rgba.putalpha(transparency)
+    la.putalpha(transparency)
     exif = Image.Exif()
     exif[0x0112] = 8
     drawing = Image.new("RGB", (150, 90), "white")
@@ -35,6 +39,8 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
     page.paste(photo.crop((440, 120, 510, 240)), (130, 0))
     clear_page = page.copy()
     clear_page.putalpha(Image.radial_gradient("L").resize(page.size))
+    boxed = face.copy()
+    boxed.paste(page.crop((0, 0, 64, 40)), (40, 30))
     quiet = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
     quiet.paste(face, (250, 170))
     return {
@@ -45,6 +51,9 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "grey": (face.convert("L"), {"quality": 5}),
         "grey-alpha": (la.crop((0, 0, 65, 33)), {"quality": 3}),
         "alpha": (rgba, {"quality": 6.5}),
+        "alpha-rows": (rgba.crop((0, 0, 48, 40)), {"quality": 2}),
+        "alpha-vp8l": (la.crop((0, 0, 48, 40)), {"quality": 2}),
+        "page-box": (boxed, {"quality": 6}),  # exact squares from the second row and column on, and not to the last
         "runs": (quiet, {"quality": 1}),  # tables with several runs of codeword 0
         "page": (page, {"quality": 5}),  # exact squares among learned ones
         "page-grey": (page.convert("L"), {"quality": 3}),
@@ -59,6 +68,16 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
     }
 
 
+def with_alpha(data: bytes, number: int) -> bytes:
+    """A file with its alpha stored in another of the ways a reader knows: filter 2, or VP8L (3)."""
+    file = container.read(io.BytesIO(data))
+    chunks = {chunk.kind: chunk.payload for chunk in file.chunks}
+    plane = alpha.unpack(chunks[container.ALPHA], file.header.width, file.header.height)
+    stored = np.diff(plane, axis=0, prepend=np.uint8(0))
+    payload = zlib.compress(stored.tobytes(), 9) if number == 2 else vp8l.encode(plane, method=6, quality=90)
+    return container.write(file.header, chunks | {container.ALPHA: bytes([number]) + payload})
+
+
 def main() -> None:
     with Image.open(PHOTO) as image:
         photo = image.convert("RGB")
@@ -66,7 +85,9 @@ def main() -> None:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         path = GOLDEN / f"{name}.mcq"
-        path.write_bytes(to_bytes(picture, **options))
+        data = to_bytes(picture, **options)
+        filters = {"alpha-rows": 2, "alpha-vp8l": 3}
+        path.write_bytes(with_alpha(data, filters[name]) if name in filters else data)
         runtime.configure(precision="float32")  # the picture that other precisions come near to
         decoded = from_bytes(path.read_bytes())
         runtime.configure(precision="auto")
