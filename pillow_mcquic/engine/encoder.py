@@ -93,7 +93,7 @@ class Encoder:
     @torch.inference_mode()
     def bits(self, coded: Coded) -> Tensor:
         """About what the codes of one picture take, by position of level 1, (h, w); a coarser code counts in shares."""
-        total = torch.zeros(coded.codes[-1].shape[3:], device=self.device.where)
+        total = torch.zeros(coded.codes[-1].shape[3:], dtype=torch.float32, device=self.device.where)
         for number, bank in enumerate(self.config.banks):
             codes = coded.codes[number][0].transpose(0, 1).flatten(2).long()
             classes = coded.classes[number][0].flatten(1).long()
