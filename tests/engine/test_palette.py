@@ -60,5 +60,5 @@ def test_order_of_questions_does_not_matter(small: Image.Image) -> None:
 def test_noise_of_millions_of_colours_is_reduced() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     colours = Colours(pixels, everywhere(pixels))
-    assert len(colours) <= 1 << 14
+    assert len(colours) <= 1 << 15
     assert number_of_colours(colours.reduced(16)) == 16
