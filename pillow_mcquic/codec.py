@@ -6,7 +6,9 @@ and `load_encoder`, when the first picture is encoded or decoded, not with the p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -144,34 +146,42 @@ def encode(
 def _search(
     encoder: Encoder, images: torch.Tensor, picture: Picture, target: float, wanted: int, *, strict: bool
 ) -> bytes:
-    """The file nearest in size to `target` bytes, or if `strict` the best of no more; otherwise as `search_size`.
+    """The file nearest in size to `target` bytes, or if `strict` the best of no more.
 
-    With exact squares sizes have steps, and a small budget may have no room for them: then all squares are learned.
+    With exact squares sizes have steps, up and down, so all that was made counts; and a small budget may have no room
+    for them: then all squares are learned.  Raises ValueError when `strict` and nothing is small enough.
     """
     from .engine import exact_choice
 
     analysed = encoder.analyse(images) if images.shape[2] * images.shape[3] <= SHARED_ANALYSIS_PIXELS else None
+    picture = dataclasses.replace(picture, exact_effort=EXACT_EFFORT[EFFORT_DEFAULT])  # the larger takes too long here
+    tried: dict[tuple[bool, int], bytes] = {}
 
-    def search(exact: bool) -> bytes:
-        def make(steps: int, iterations: int) -> bytes:
-            quality = Quality(steps)
-            content = encode_images(encoder, images, quality, iterations, analysed, exact=exact)[0]
-            return content.write(picture, quality, encoder.bundle.decoder.id)
+    def make(steps: int, iterations: int, exact: bool) -> bytes:
+        quality = Quality(steps)
+        content = encode_images(encoder, images, quality, iterations, analysed, exact=exact)[0]
+        data = content.write(picture, quality, encoder.bundle.decoder.id)
+        if iterations == wanted:
+            tried[exact, steps] = data
+        return data
 
+    for exact in (True, False) if exact_choice.worth_a_try(images[0]) else (False,):
         start = FIRST_TRY.steps
         if wanted:  # what is quick to try tells where the slow search begins
-            start, _ = search_size(lambda steps: make(steps, 0), target / REFINED_GROWTH, start, strict=False)
-        return search_size(lambda steps: make(steps, wanted), target, start, strict=strict)[1]
-
-    if not exact_choice.worth_a_try(images[0]):
-        return search(exact=False)
-    try:
-        found = search(exact=True)
-    except ValueError:  # even quality 1 is larger
-        return search(exact=False)
-    if strict or abs(len(found) - target) <= SIZE_TOLERANCE * target:
-        return found
-    return min(found, search(exact=False), key=lambda data: abs(len(data) - target))
+            quick = functools.partial(make, iterations=0, exact=exact)
+            start, _ = search_size(quick, target / REFINED_GROWTH, start, strict=False)
+        with contextlib.suppress(ValueError):  # quality 1 is too large
+            search_size(functools.partial(make, iterations=wanted, exact=exact), target, start, strict=strict)
+        nearest = min(tried.values(), key=lambda data: abs(len(data) - target))
+        fitting = [key for key, data in tried.items() if len(data) <= target]
+        if strict and fitting:
+            return tried[max(fitting, key=lambda key: key[1])]
+        if not strict and abs(len(nearest) - target) <= SIZE_TOLERANCE * target:
+            return nearest
+    if strict:
+        needed = min(map(len, tried.values()))
+        raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {needed} bytes")
+    return nearest
 
 
 @dataclasses.dataclass(frozen=True)

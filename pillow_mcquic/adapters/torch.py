@@ -89,8 +89,8 @@ def decode_tensor(
 def _planes(pixels: NDArray[np.uint8]) -> Tensor:
     """(H, W) or (H, W, 2..4) uint8 -> (3, H, W): grey three times, alpha not."""
     if pixels.ndim == 2 or pixels.shape[2] == 2:
-        return torch.tensor(pixels.reshape(*pixels.shape[:2], -1)[None, :, :, 0]).repeat(3, 1, 1)
-    return torch.tensor(pixels[:, :, :3]).permute(2, 0, 1).contiguous()
+        return torch.tensor(pixels.reshape(*pixels.shape[:2], -1)[None, :, :, 0], device="cpu").repeat(3, 1, 1)
+    return torch.tensor(pixels[:, :, :3], device="cpu").permute(2, 0, 1).contiguous()
 
 
 def _batch_size(decoder: Decoder, size: tuple[int, int]) -> int:

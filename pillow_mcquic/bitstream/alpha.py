@@ -18,7 +18,7 @@ def pack(alpha: NDArray[np.uint8]) -> bytes:
     """Payload of the alpha chunk for a plane (H, W): the shortest of the three filters and VP8L."""
     filtered = [alpha, np.diff(alpha, axis=1, prepend=np.uint8(0)), np.diff(alpha, axis=0, prepend=np.uint8(0))]
     payloads = [bytes([number]) + zlib.compress(plane.tobytes(), 9) for number, plane in enumerate(filtered)]
-    if max(alpha.shape) < vp8l.MAX_SIDE:
+    if max(alpha.shape) < vp8l.MAX_SIDE and vp8l.available():
         payloads.append(bytes([VP8L]) + vp8l.encode(alpha, method=6, quality=90))
     return min(payloads, key=len)
 

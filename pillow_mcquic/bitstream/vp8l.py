@@ -20,8 +20,13 @@ FILE_HEAD = struct.Struct("<4sI4s4sI")  # RIFF, size of what follows, WEBP, VP8L
 STREAM_HEAD = struct.Struct("<BI")  # signature; width - 1 and height - 1 (14 bits each), alpha, version (3 bits)
 
 
+def available() -> bool:
+    """Whether this Pillow can code such streams."""
+    return bool(features.check("webp"))
+
+
 def _check_pillow() -> None:
-    if not features.check("webp"):
+    if not available():
         raise OSError("this Pillow was built without WebP, which exact squares need: pip install --upgrade pillow")
 
 
@@ -60,7 +65,7 @@ def decode(stream: bytes, width: int, height: int, channels: int, what: str) -> 
     data = FILE_HEAD.pack(b"RIFF", FILE_HEAD.size - 8 + len(padded), b"WEBP", b"VP8L", len(stream)) + padded
     try:
         with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-            pixels = np.asarray(image.convert("RGBA" if channels == 4 else "RGB"))
+            pixels = np.array(image.convert("RGBA" if channels == 4 else "RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise BadFileError(f"damaged .mcq file: {what}: {error}") from error
     if pixels.shape[:2] != (height, width):

@@ -48,8 +48,8 @@ class Encoder:
 
     def images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H, W) uint8 on the device."""
-        if not pixels.flags.writeable:
-            pixels = pixels.copy()  # torch warns of memory it could write to and must not
+        if not pixels.flags.writeable or min(pixels.strides) < 0:
+            pixels = pixels.copy()  # torch warns of memory it could write to and must not, and knows no such strides
         return torch.from_numpy(pixels).to(self.device.where).permute(2, 0, 1)[None]
 
     @torch.inference_mode()

@@ -47,6 +47,7 @@ BETWEEN = (0.7, 1.4)  # sizes tried around the best
 # an exact square is tried where its guessed cost is below so many times that of the learned one: at first, and at last
 THRESHOLDS, MORE_THRESHOLDS = (1.0, 3.0), (0.35, 0.6, 1.7)
 BLOCK_ROWS = 64  # of squares, that are looked at together
+MOST_PIXELS = 1 << 22  # of a picture that is tried: it takes 200 bytes a pixel, and seconds a megapixel
 TRIAL = {"method": 4, "quality": 75}  # of libwebp, near enough to what is written
 
 
@@ -116,7 +117,8 @@ def choose(encoder: Encoder, image: Tensor, coded: Coded, quality: Quality) -> C
     coded : of a try without exact squares.
     quality : of that try.
     """
-    if max(image.shape) >= vp8l.MAX_SIDE or not worth_a_try(image[0]):
+    small = max(image.shape) < vp8l.MAX_SIDE and image[0, 0].numel() <= MOST_PIXELS
+    if not small or not vp8l.available() or not worth_a_try(image[0]):
         return None
     return _Search(encoder, image, coded, quality).run()
 

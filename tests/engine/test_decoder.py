@@ -34,7 +34,9 @@ def test_pictures_of_a_batch_are_read_as_each_alone(file: container.File, photo:
     both = decoder.read([file.codes, other.codes], file.header)
     for i, single in enumerate((file, other)):
         alone = decoder.read([single.codes], file.header)
-        for a, b in zip(alone.codes + alone.classes, both.pictures([i]).codes + both.pictures([i]).classes, strict=True):
+        for a, b in zip(
+            alone.codes + alone.classes, both.pictures([i]).codes + both.pictures([i]).classes, strict=True
+        ):
             assert torch.equal(a, b)
 
 

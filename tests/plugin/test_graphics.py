@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pillow_mcquic.bitstream import container, exact_squares
+from pillow_mcquic import codec
+from pillow_mcquic.bitstream import container, exact_squares, vp8l
 
 from ..conftest import from_bytes, psnr, to_bytes
 
@@ -87,3 +88,27 @@ def test_damage_under_a_right_checksum_is_an_oserror_or_a_picture(kind: bytes, p
         with contextlib.suppress(OSError):
             decoded = from_bytes(container.write(file.header, chunks | {kind: bytes(damaged)}))
             assert decoded.size == page.size
+
+
+def test_every_budget_that_some_quality_meets_is_met() -> None:
+    """Sizes of text go down and up again with quality."""
+    image = Image.new("RGB", (176, 208), "white")
+    for y in range(2, 200, 12):
+        ImageDraw.Draw(image).text((3, y), "the quick brown fox", fill="black")
+    sizes = sorted({len(to_bytes(image, quality=quality)) for quality in (1, 1.5, 2)})
+    for budget in (sizes[0], sizes[0] + 1, sizes[-1] - 1):
+        assert len(to_bytes(image, max_bytes=budget)) <= budget
+
+
+def test_decoded_arrays_can_be_written_to(page: Image.Image) -> None:
+    for options in ({"lossless": True}, {"quality": 5}):
+        codec.decode(to_bytes(page, **options))[0, 0] = 0
+
+
+def test_without_webp_all_squares_are_learned(page: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vp8l.features, "check", lambda feature: False)
+    image = page.crop((0, 0, 64, 48))
+    image.putalpha(200)
+    assert from_bytes(to_bytes(image, quality=5)).size == image.size
+    with pytest.raises(OSError, match="without WebP"):
+        to_bytes(image, lossless=True)
