@@ -124,6 +124,7 @@ def encode(
     Raises
     ------
     ValueError : for an argument out of range, and when `max_bytes` is below what quality 1 needs.
+    OSError : for `lossless` with a Pillow that was built without WebP.
     """
     lossless = check_lossless(lossless)
     _one_of(quality=quality, target_bpp=target_bpp, max_bytes=max_bytes, lossless=lossless or None)
@@ -268,14 +269,14 @@ def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
     header, exact = file.header, unpack_exact(file)
     if not header.learned:
         assert exact is not None
-        return _reduced(exact.pixels, scale)
+        return exact_squares.reduced(exact.pixels, scale)
     payload = file.get(ALPHA)
     transparency = None if payload is None else alpha.unpack(payload, header.width, header.height)
     decoder = load_decoder(header.model)
     pixels = decoder.pixels(decoder.read([file.codes], header, scale), header, scale)
     if exact is not None:
         exact_squares.put(exact, pixels, scale)
-    return pixels if transparency is None else np.dstack([pixels, _reduced(transparency, scale)])
+    return pixels if transparency is None else np.dstack([pixels, exact_squares.reduced(transparency, scale)])
 
 
 def unpack_exact(file: File) -> ExactSquares | None:
@@ -284,10 +285,6 @@ def unpack_exact(file: File) -> ExactSquares | None:
     if payload is None:
         return None
     return exact_squares.unpack(payload, header.width, header.height, header.mode, whole=not header.learned)
-
-
-def _reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
 
 
 def check_sizes(headers: Sequence[Header]) -> None:

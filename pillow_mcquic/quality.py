@@ -49,4 +49,9 @@ class Quality:
         return format(float(self), spec or "g")
 
 
+def describe(quality: Quality | float | None) -> str:
+    """A setting for people: "quality 4", or "lossless" for None."""
+    return "lossless" if quality is None else f"quality {quality:g}"
+
+
 DEFAULT = Quality(4 * STEPS)

@@ -135,8 +135,13 @@ def count(payload: bytes | None, rows: int, columns: int, *, whole: bool) -> int
     return int(unpack_map(payload, rows, columns)[0].sum())
 
 
+def reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Pixels at 1/`scale` of the sides, rounded up: means of what is there."""
+    return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
+
+
 def put(exact: ExactSquares, into: NDArray[np.uint8], scale: int = 1) -> None:
     """Put exact squares over a decoded picture (H, W) or (H, W, 3) of 1/`scale` of the sides."""
-    small = exact.pixels if scale == 1 else np.asarray(Image.fromarray(exact.pixels).reduce(scale))
+    small = reduced(exact.pixels, scale)
     left, top, mask = exact.box.left // scale, exact.box.top // scale, exact.mask(scale)
     into[top : top + len(mask), left : left + mask.shape[1]][mask] = small[mask]

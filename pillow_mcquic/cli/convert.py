@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import metrics
 from ..atomic_write import write_whole
-from ..quality import DEFAULT
+from ..quality import DEFAULT, describe
 from . import files
 from .arguments import (
     Commands,
@@ -98,10 +98,8 @@ def try_command(args: argparse.Namespace) -> int:
     with files.open_picture(args.image) as image:
         original = image.convert("RGB")
     data = io.BytesIO()
-    shown = "lossless"
     if not args.lossless:
         args.quality = float(DEFAULT) if args.quality is None else args.quality
-        shown = f"quality {args.quality:g}"
         original.save(io.BytesIO(), "MCQ", quality=args.quality)  # torch and the weights are loaded here
     began = time.perf_counter()
     original.save(data, "MCQ", quality=args.quality, lossless=args.lossless, effort=args.effort)
@@ -110,7 +108,7 @@ def try_command(args: argparse.Namespace) -> int:
         reopened.load()
         decoded = time.perf_counter()
         size, pixels = len(data.getvalue()), original.width * original.height
-        print(f"{args.image}: {original.width}x{original.height}, {shown}")
+        print(f"{args.image}: {original.width}x{original.height}, {describe(args.quality)}")
         psnr = metrics.psnr(np.asarray(original), np.asarray(reopened))
         print(f"{size} bytes, {8 * size / pixels:.3f} bpp, PSNR {psnr:.2f} dB")
         print(f"encode {encoded - began:.3f} s, decode {decoded - encoded:.3f} s")

@@ -10,6 +10,7 @@ from PIL import Image
 from .. import __version__, codec, weights_files
 from ..bitstream import container, exact_squares
 from ..bitstream.container import ALPHA, CODES, COMMENT, DPI, EXACT, METADATA
+from ..quality import describe
 from .arguments import Commands
 from .jobs import expand, find_inputs
 
@@ -40,8 +41,7 @@ def info_command(args: argparse.Namespace) -> int:
             raise OSError(f"{args.file}: {error}") from error
     header, pixels = parsed.header, parsed.header.width * parsed.header.height
     total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
-    setting = "lossless" if header.quality is None else f"quality {header.quality}"
-    print(f"{args.file}: {header.width}x{header.height} {header.mode}, {setting}")
+    print(f"{args.file}: {header.width}x{header.height} {header.mode}, {describe(header.quality)}")
     model = f"model {header.model.hex()}" if header.learned else "no model"
     print(f"format {header.version[0]}.{header.version[1]}, {model}, {describe_squares(parsed)}")
     print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")

@@ -61,6 +61,8 @@ class Choice:
 
 def worth_a_try(image: Tensor) -> bool:
     """Whether a picture (3, H, W) uint8 may have squares that are better exact; photographs seldom do."""
+    if max(image.shape) >= vp8l.MAX_SIDE or image[0].numel() > MOST_PIXELS or not vp8l.available():
+        return False
     repeated, step = _neighbours(image)
     few, edges = _per_square(~repeated) <= FEW_NEW_PIXELS, _per_square(step > EDGE) >= EDGE_PIXELS
     wild = _per_square(step) > WILD * SQUARE**2
@@ -117,10 +119,7 @@ def choose(encoder: Encoder, image: Tensor, coded: Coded, quality: Quality) -> C
     coded : of a try without exact squares.
     quality : of that try.
     """
-    small = max(image.shape) < vp8l.MAX_SIDE and image[0, 0].numel() <= MOST_PIXELS
-    if not small or not vp8l.available() or not worth_a_try(image[0]):
-        return None
-    return _Search(encoder, image, coded, quality).run()
+    return _Search(encoder, image, coded, quality).run() if worth_a_try(image[0]) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...quality import describe
 from .convert import convert
 from .folders import is_local, open_folder
 from .listing import Listing
@@ -84,7 +85,7 @@ class Report:
                 lines.append(f"  and {len(failures) - WORST} more")
         if worst := self.worst:
             lines.append(f"lowest {self.score}:")
-            lines += [f"  {o.name}: {o.score:.2f} at {o.setting}" for o in worst[:5]]
+            lines += [f"  {o.name}: {o.score:.2f} at {describe(o.quality)}" for o in worst[:5]]
         return "\n".join(lines)
 
 

@@ -89,11 +89,6 @@ class Outcome:
     error: str | None = None
     made: str = ""  # what the new file looked like, if it is local
 
-    @property
-    def setting(self) -> str:
-        """The quality, for people."""
-        return "lossless" if self.quality is None else f"quality {self.quality:g}"
-
 
 def failed(task: Task, error: str) -> Outcome:
     """The outcome of a task that could not be done."""
