@@ -113,11 +113,16 @@ class Objective(nn.Module):
         return Quantised(known, seen, sum(p.bits for p in passes), sum(p.codebook_loss for p in passes))
 
     @torch.no_grad()
-    def allocate(self, speed: float) -> None:
+    def allocate(self, speed: float, first_quality: int = 1) -> None:
         """Move the gains and steps of level 1, the gains of level 3, and the classes with them, towards equal cost.
 
         The straight-through gradient would not do: it takes the error of a vector that became the zero codeword for one
-        that a smaller step reduces.  (Level 2 says so little that its costs are noise.)  speed: share of the way.
+        that a smaller step reduces.  (Level 2 says so little that its costs are noise.)
+
+        Parameters
+        ----------
+        speed : share of the way.
+        first_quality : above 1 only gains and classes of qualities from this one on move.
         """
         networks = self.entropy_networks
         for level, classes in ((1, networks.hyper_network(1).class_bias), (3, networks.class_3)):
@@ -126,9 +131,10 @@ class Objective(nn.Module):
                 bank = self.config.banks[number]
                 gains, steps = self.tables_of(number).allocation()
                 gains = (speed * gains).t()  # (qualities, groups)
+                gains[: first_quality - 1] = 0
                 channels = slice(start, start + bank.channels)
                 self.decoder.log_gain[str(level)][:, channels] += gains.repeat_interleave(bank.dim, 1)
                 classes[:, group : group + bank.groups] += gains / LOG_SCALE_STEP
-                if level == 1:
+                if level == 1 and first_quality == 1:
                     self.decoder.books(number).log_step.add_(speed * steps)
                 start, group = channels.stop, group + bank.groups
