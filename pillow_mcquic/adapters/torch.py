@@ -94,8 +94,8 @@ def _planes(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def _batch_size(decoder: Decoder, size: tuple[int, int]) -> int:
-    """How many pictures of a size, multiples of 16, go through the networks at once, in one tile."""
-    return max(1, decoder.device.tile_positions * SQUARE**2 // (size[0] * size[1]))
+    """How many pictures of a size, multiples of 16, go through the networks at once, in one window."""
+    return max(1, decoder.device.window_positions * SQUARE**2 // (size[0] * size[1]))
 
 
 def _decode(decoder: Decoder, files: list[File]) -> list[Tensor]:

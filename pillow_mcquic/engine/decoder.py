@@ -19,7 +19,7 @@ from ..nn.reshape import empty_planes, quarters_to_pixels
 from ..quality import Quality
 from .bundle import DecoderBundle
 from .device import Device
-from .tiling import Tile, magnified, run_tiled, tiles, within
+from .windows import Window, magnified, run_windowed, windows, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Decoder:
             # channels last in memory, so that an array comes out without another copy
             out = empty_planes(B, 1 if grey else 3, h * side, w * side, torch.uint8, self.device.where)
             reach = model.reach if scale == 1 else model.preview_reach
-            for inner, outer in tiles(h, w, self.device.tile_positions // B, reach):
+            for inner, outer in windows(h, w, self.device.window_positions // B, reach):
                 own, seen, here = within(inner, outer), features[outer], out[magnified(inner, side)]
                 z1 = self.latent(coded, outer, first[outer], seen, quality)
                 if scale == 1:
@@ -128,8 +128,8 @@ class Decoder:
                     here[:] = small.mul_(255).round_().clamp_(0, 255)
         return out
 
-    def _synthesise(self, z1: Tensor, features: Tensor, quality: Tensor, own: Tile, out: Tensor) -> None:
-        """Put the pixels of a tile where they belong: `own` is the tile without its margin, `out` (B, 3 or 1, ...)."""
+    def _synthesise(self, z1: Tensor, features: Tensor, quality: Tensor, own: Window, out: Tensor) -> None:
+        """Put the pixels of a window into `out` (B, 3 or 1, ...): `own` is the window without its margin."""
         synthesis = self.model.synthesis
 
         def pixels(z1: Tensor, last: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Decoder:
 
         last = synthesis.features(self.model.normalise(z1), features, quality)
         inputs = [(z1[own], 1), (last[magnified(own, 2)], 2)]
-        run_tiled(pixels, inputs, out, SQUARE, 0, self.device.block_positions)
+        run_windowed(pixels, inputs, out, SQUARE, 0, self.device.block_positions)
 
     def features(self, coded: Coded, quality: Tensor) -> Tensor:
         """What levels 3 and 2 say about level 1: features (B, hyper_width, h, w) on its grid."""
@@ -161,14 +161,14 @@ class Decoder:
         residuals = self.model.sum_codewords(number, coded.codes[number], coded.classes[number])
         return self.model.checkerboard.restore(residuals, quality)
 
-    def latent(self, coded: Coded, tile: Tile, first: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """Quantised latent of level 1 in a tile (B, channels, h, w), as far as there are codes.
+    def latent(self, coded: Coded, window: Window, first: Tensor, features: Tensor, quality: Tensor) -> Tensor:
+        """Quantised latent of level 1 in a window (B, channels, h, w), as far as there are codes.
 
         first, features: of `first_bank` and `features`, there.
         """
         model, banks = self.model, range(self.config.banks_of(1).start + 1, len(coded.codes))
         parts = [
-            model.sum_codewords(number, coded.codes[number][tile], coded.classes[number][tile]) for number in banks
+            model.sum_codewords(number, coded.codes[number][window], coded.classes[number][window]) for number in banks
         ]
         z1 = torch.cat([first, *parts], 1)
         z1 /= model.gain(1, quality)[:, : z1.shape[1]]

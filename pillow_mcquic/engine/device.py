@@ -14,10 +14,10 @@ from .. import runtime
 from ..nn import linear
 from . import forks
 
-TILE_POSITIONS = 8192  # of level 1, 2 MP, run through the networks at once on a CPU
-WIDE_TILE_POSITIONS = 1 << 15  # on other devices: 8 MP
+WINDOW_POSITIONS = 8192  # of level 1, 2 MP, run through the networks at once on a CPU
+WIDE_WINDOW_POSITIONS = 1 << 15  # on other devices: 8 MP
 BLOCK_POSITIONS = 1024  # whose pixels are touched at once on a CPU: fresh memory costs more than arithmetic
-EVERY_POSITION = 1 << 60  # on other devices: a tile in one block
+EVERY_POSITION = 1 << 60  # on other devices: a window in one block
 FREED_BLOCK = (32 << 20) - (64 << 10)  # bytes; glibc's heuristic ends at 32 MB
 
 
@@ -25,23 +25,23 @@ FREED_BLOCK = (32 << 20) - (64 << 10)  # bytes; glibc's heuristic ends at 32 MB
 class Device:
     """A device, the precision of its networks, and how much goes through them at once.
 
-    `tile_positions` bounds tiles, `block_positions` what is done with the pixels of a tile, both in positions of level
-    1; device, precision, threads and tiling move pixels by rounding only, and codes not at all.
+    `window_positions` bounds windows, `block_positions` what is done with the pixels of one at once, both in positions
+    of level 1.  Device, precision, threads and windows move pixels by rounding only, and codes not at all.
     """
 
     where: torch.device
     precision: str
-    tile_positions: int
+    window_positions: int
     block_positions: int
 
     @classmethod
-    def choose(cls, wanted: torch.device | str | None = None, tile_positions: int | None = None) -> Device:
+    def choose(cls, wanted: torch.device | str | None = None, window_positions: int | None = None) -> Device:
         """The wanted device, or what is configured now; ValueError for one that is not here."""
         device = find_device(wanted)
         cpu = device.type == "cpu"
-        default = TILE_POSITIONS if cpu else WIDE_TILE_POSITIONS
+        default = WINDOW_POSITIONS if cpu else WIDE_WINDOW_POSITIONS
         blocks = BLOCK_POSITIONS if cpu else EVERY_POSITION
-        return cls(device, find_precision(device), tile_positions or default, blocks)
+        return cls(device, find_precision(device), window_positions or default, blocks)
 
     @property
     def feature_dtype(self) -> torch.dtype:
@@ -51,7 +51,7 @@ class Device:
     @property
     def search_positions(self) -> int:
         """Positions whose codewords are searched at once."""
-        return (2 if self.where.type == "cpu" else 1) * self.tile_positions
+        return (2 if self.where.type == "cpu" else 1) * self.window_positions
 
     @contextlib.contextmanager
     def networks(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from ..quality import Quality
 from .bundle import EncoderBundle
 from .decoder import Coded, Decoder
 from .device import Device
-from .tiling import run_tiled, tiles, within
+from .windows import run_windowed, windows, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,25 +113,25 @@ class Encoder:
         B, _, H, W = images.shape
         patch_mean = self.decoder.model.synthesis.patch_mean
         shortcut = empty_planes(B, self.config.channels(1), H // SQUARE, W // SQUARE, device=device.where)
-        block = min(device.block_positions, device.tile_positions)
-        run_tiled(lambda x: analysis.shortcut(x, patch_mean), [(images, SQUARE)], shortcut, 1, 0, block)
+        block = min(device.block_positions, device.window_positions)
+        run_windowed(lambda x: analysis.shortcut(x, patch_mean), [(images, SQUARE)], shortcut, 1, 0, block)
 
-        def features_of(tile: Tensor) -> Tensor:
-            height, width = tile.shape[2:]
+        def features_of(window: Tensor) -> Tensor:
+            height, width = window.shape[2:]
             first = empty_planes(B, analysis.width_8, height // 8, width // 8, device.feature_dtype, device.where)
-            run_tiled(analysis.features_8, [(tile, SQUARE)], first, 2, 0, device.block_positions)
+            run_windowed(analysis.features_8, [(window, SQUARE)], first, 2, 0, device.block_positions)
             return analysis.features_16(first)
 
         features = empty_planes(B, analysis.width_16, H // SQUARE, W // SQUARE, device.feature_dtype, device.where)
-        # of half a tile: of a whole one, glibc would give memory back and take it again
-        run_tiled(features_of, [(images, SQUARE)], features, 1, analysis.reach_8, device.tile_positions // 2)
+        # of half a window: of a whole one, glibc would give memory back and take it again
+        run_windowed(features_of, [(images, SQUARE)], features, 1, analysis.reach_8, device.window_positions // 2)
         return Analysed(shortcut, features)
 
     def _latent(self, analysed: Analysed, q: Tensor) -> Tensor:
         """Latent of level 1 (B, channels, h, w) float32, in place of the shortcut."""
         analysis, y1 = self.model.analysis, analysed.shortcut
         B, _, h, w = y1.shape
-        for inner, outer in tiles(h, w, self.device.tile_positions // B, analysis.reach_16):
+        for inner, outer in windows(h, w, self.device.window_positions // B, analysis.reach_16):
             deviations = analysis.deviations(analysed.features[outer], q)[within(inner, outer)]
             y1[inner].addcmul_(deviations.float(), self.decoder.model.spread)
         return y1
@@ -161,14 +161,14 @@ class Encoder:
         hyper, model = self.model.hyper_analysis, self.decoder.model
         B, _, h, w = y1.shape
         features = empty_planes(B, hyper.width, -(-h // 2), -(-w // 2), device=self.device.where)
-        positions = self.device.tile_positions // 4
-        run_tiled(lambda tile: hyper.features(model.normalise(tile), q), [(y1, 2)], features, 1, 1, positions)
+        positions = self.device.window_positions // 4
+        run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
 
     def _subtract_mean(self, y1: Tensor, features: Tensor) -> Tensor:
         """Residuals of level 1, in place of the latent."""
         model, (B, _, h, w) = self.decoder.model, y1.shape
-        for inner, outer in tiles(h, w, self.device.tile_positions // B, model.means.REACH_1):
+        for inner, outer in windows(h, w, self.device.window_positions // B, model.means.REACH_1):
             mean = model.means.mean_1(features[outer])[within(inner, outer)]
             y1[inner][:, : self.config.network_channels].addcmul_(mean, model.unit, value=-1)
         return y1

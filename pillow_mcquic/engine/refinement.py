@@ -24,9 +24,9 @@ from ..nn.ms_ssim import Original
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
 from .decoder import Coded, Decoder
-from .device import TILE_POSITIONS
+from .device import WINDOW_POSITIONS
 from .encoder import Encoder
-from .tiling import Tile, magnified, tiles, within
+from .windows import Window, magnified, windows, within
 
 # steps that a slope of one bit a step moves a latent, in the first and in the last iteration
 RATE, LAST_RATE = 0.06, 0.012
@@ -103,20 +103,20 @@ def _refine(
 
 
 class View(NamedTuple):
-    """A tile of the picture."""
+    """A window of the picture."""
 
-    inner: Tile
-    outer: Tile  # what synthesis sees of it
+    inner: Window
+    outer: Window  # what synthesis sees of it
     original: Original
 
 
 def views_of(decoder: Decoder, image: Tensor) -> list[View]:
-    """All of a picture, (1, 3, h * 16, w * 16) uint8, in tiles."""
+    """All of a picture, (1, 3, h * 16, w * 16) uint8, in windows."""
     h, w = (side // SQUARE for side in image.shape[2:])
-    positions = min(decoder.device.tile_positions, TILE_POSITIONS)  # a gradient takes several times the memory
+    positions = min(decoder.device.window_positions, WINDOW_POSITIONS)  # a gradient takes several times the memory
     return [
         View(inner, outer, Original(unit_range(image[magnified(inner, SQUARE)])))
-        for inner, outer in tiles(h, w, positions, decoder.model.reach)
+        for inner, outer in windows(h, w, positions, decoder.model.reach)
     ]
 
 
@@ -171,7 +171,7 @@ def expected_slopes(
     own = residuals[:, : quantised.shape[1]] - (first - quantised)
     parts = model.split_banks(torch.cat([own, residuals[:, quantised.shape[1] :]], 1), 1)
     gradients = model.split_banks(gradient, 1)
-    rows = max(1, encoder.device.tile_positions // residuals.shape[3])
+    rows = max(1, encoder.device.window_positions // residuals.shape[3])
     slopes, steps = [], []
     for number in config.banks_of(1):
         inputs = (parts[number], 2), (coded.codes[number], 3), (coded.classes[number], 2), (gradients[number], 2)

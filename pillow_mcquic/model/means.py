@@ -95,7 +95,7 @@ class CheckerboardMean(nn.Module):
             at = positions_of(number)
             known[at] = (quantised residual at these positions) + checkerboard.mean(number, known, quality)
 
-    It cannot be cut into tiles: each pass sees one position of those before it.
+    It cannot be cut into windows: each pass sees one position of those before it.
     """
 
     def __init__(self, config: Config) -> None:

@@ -50,12 +50,12 @@ class DecoderModel(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Positions of level 1 around a tile that its pixels depend on."""
+        """Positions of level 1 around a window that its pixels depend on."""
         return Means.REACH_1 + self.synthesis.reach
 
     @property
     def preview_reach(self) -> int:
-        """Positions of level 1 around a tile that its preview depends on."""
+        """Positions of level 1 around a window that its preview depends on."""
         return Means.REACH_1 + Previews.REACH
 
     @property
@@ -106,7 +106,7 @@ class Cascade:
     """Quantised latents, coarse to fine, and what they say of the next level.
 
     After the residuals of a level were pushed, `mean` is that of the next; of level 1 there are only the `features`,
-    from which `DecoderModel.means.mean_1` makes the mean tile by tile.
+    from which `DecoderModel.means.mean_1` makes the mean window by window.
     """
 
     def __init__(self, model: DecoderModel, quality: Tensor, grids: Grids) -> None:

@@ -2,7 +2,7 @@
 
 B batch, H x W pixels, multiples of 16 here; (h, w) = (H/16, W/16) the grid of level 1.  Beside each network of analysis
 and synthesis runs a linear shortcut, the KLT of 16x16 patches: networks say how far the best transform is from it.
-Every function tells how many positions around it sees, so that the engine may run it tile by tile.
+Every function tells how many positions around it sees, so that the engine may run it window by window.
 """
 
 from __future__ import annotations

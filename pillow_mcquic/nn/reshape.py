@@ -45,7 +45,7 @@ def quarters_to_pixels(x: Tensor) -> Tensor:
 def to_rows(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B * h * w, C).
 
-    As one matrix: of the rows of a tile torch would make a batch of products, with a copy of the weights for each.
+    As one matrix: of the rows of a window torch would make a batch of products, with a copy of the weights for each.
     """
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 

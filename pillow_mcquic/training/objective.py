@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ..bitstream.grids import LEVELS, grids_of
 from ..model.config import Config, EncoderConfig
+from ..model.distortion import ANCHORS
+from ..model.inversion import ROUNDS, Inversion, inversion_share
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade, DecoderModel, EncoderModel
+from ..nn.layers import per_channel
 from .entropy_networks import TrainedEntropyModel
 from .learned_tables import LOG_SCALE_STEP, LearnedTables, Quantised
 
@@ -25,6 +28,7 @@ class Objective(nn.Module):
         self.config = config
         self.decoder, self.encoder = DecoderModel(config), EncoderModel(encoder, config)
         self.entropy_networks = TrainedEntropyModel(config)
+        self.inversion = Inversion()
         first = config.banks_of(1).start
         self.tables = nn.ModuleList(
             [
@@ -68,6 +72,8 @@ class Objective(nn.Module):
         codebook_loss = torch.zeros((), device=x.device)
         for level in LEVELS:
             mean = self._mean_1(cascade) if level == 1 else cascade.mean
+            if level == 1:
+                y[1] = self._inverted(x, y[1], cascade, quality)
             with off:
                 gain, residuals = model.gain(level, quality), []
                 parts = model.split_banks((y[level] if mean is None else y[level] - mean) * gain, level)
@@ -91,6 +97,20 @@ class Objective(nn.Module):
         y1 = self.encoder.analysis(x, quality, model.synthesis.patch_mean, model.spread)
         y2, y3 = hyper.latents(hyper.features(model.normalise(y1), quality), quality)
         return {1: y1, 2: y2, 3: y3}
+
+    @torch.no_grad()
+    def _lacking(self, x: Tensor, y1: Tensor, cascade: Cascade, quality: Tensor) -> Tensor:
+        """What the latent of level 1 lacks, see `model.inversion`."""
+        assert cascade.features is not None
+        share, moved = per_channel(inversion_share(quality)[:, None]), y1
+        for _ in range(ROUNDS):
+            decoded = self.decoder.synthesise(moved, cascade.features, quality)
+            moved = moved + share * self.inversion.correction(self.decoder.synthesis.klt, x - decoded)
+        return moved - y1
+
+    def _inverted(self, x: Tensor, y1: Tensor, cascade: Cascade, quality: Tensor) -> Tensor:
+        """The latent of level 1 that is quantised."""
+        return y1 + self._lacking(x, y1, cascade, quality) if bool((quality > ANCHORS[1]).any()) else y1
 
     def _mean_1(self, cascade: Cascade) -> Tensor:
         """Mean of all channels of level 1."""

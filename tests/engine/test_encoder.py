@@ -42,20 +42,20 @@ def test_what_qualities_share_is_found_once(photo: Image.Image) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone.codes, shared.codes, strict=True))
 
 
-def test_tiles_give_the_codes_and_pixels_of_the_whole(
+def test_windows_give_the_codes_and_pixels_of_the_whole(
     photo: Image.Image, encoder_bundle: EncoderBundle, float32: None
 ) -> None:
     quality, header = Quality(1024), Header(768, 400, "RGB", Quality(1024), encoder_bundle.decoder.id)
     whole = Encoder(encoder_bundle, dataclasses.replace(Device.choose("cpu", 1 << 20), block_positions=1 << 20))
-    tiled = Encoder(encoder_bundle, Device.choose("cpu", tile_positions=150))
+    windowed = Encoder(encoder_bundle, Device.choose("cpu", window_positions=150))
     images = whole.images(pixels_of(photo, 768, 400))
-    coded, other = (encoder.encode(images, quality)[0] for encoder in (whole, tiled))
+    coded, other = (encoder.encode(images, quality)[0] for encoder in (whole, windowed))
     for a, b in zip(coded.codes, other.codes, strict=True):
         assert torch.equal(a, b)
     for scale in (1, 2, 4, 8):
         read = whole.decoder.read(whole.write(coded), header, scale)
         expected = whole.decoder.pixels(read, header, scale).astype(int)
-        assert abs(expected - tiled.decoder.pixels(read, header, scale)).max() <= 1
+        assert abs(expected - windowed.decoder.pixels(read, header, scale)).max() <= 1
 
 
 def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle: EncoderBundle) -> None:

@@ -121,8 +121,8 @@ def test_tensors_and_arrays_are_refined_alike(small: Image.Image) -> None:
 class Refined:
     """A crop, encoded, and what refinement measures of it."""
 
-    def __init__(self, bundle: EncoderBundle, crop: Image.Image, tile_positions: int | None = None) -> None:
-        self.encoder = Encoder(bundle, Device.choose("cpu", tile_positions))
+    def __init__(self, bundle: EncoderBundle, crop: Image.Image, window_positions: int | None = None) -> None:
+        self.encoder = Encoder(bundle, Device.choose("cpu", window_positions))
         self.decoder, quality = self.encoder.decoder, Quality(1024)
         images = self.encoder.images(np.array(crop))
         with torch.no_grad():
@@ -160,12 +160,12 @@ def test_gradient_of_the_distortion_is_that_of_the_decoder(
     assert not none.any()
 
 
-def test_gradient_does_not_depend_on_tiles(encoder_bundle: EncoderBundle, photo: Image.Image, float32: None) -> None:
-    crop = photo.crop((300, 100, 460, 244))  # too small for MS-SSIM, which is of a whole tile
-    (whole, slope), (tiled, other) = (
+def test_gradient_does_not_depend_on_windows(encoder_bundle: EncoderBundle, photo: Image.Image, float32: None) -> None:
+    crop = photo.crop((300, 100, 460, 244))  # too small for MS-SSIM, which is of a whole window
+    (whole, slope), (windowed, other) = (
         Refined(encoder_bundle, crop, positions).distort(want_gradient=True) for positions in (8192, 20)
     )
-    assert tiled == pytest.approx(whole, rel=1e-5)
+    assert windowed == pytest.approx(whole, rel=1e-5)
     assert torch.allclose(slope, other, atol=1e-3 * float(slope.abs().max()))
 
 

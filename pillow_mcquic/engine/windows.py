@@ -1,4 +1,4 @@
-"""Tiles of a picture: what a local function makes of them, one by one, is what it would make of the whole."""
+"""Windows of a picture: what a local function makes of them, one by one, is what it would make of the whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import EllipsisType
 
 from torch import Tensor
 
-Tile = tuple[EllipsisType, slice, slice]  # of planes (..., h, w)
+Window = tuple[EllipsisType, slice, slice]  # of planes (..., h, w)
 
 
-def tiles(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Tile, Tile]]:
-    """Cut a grid into even tiles of at most so many positions: each without and with a margin of `reach`.
+def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
+    """Cut a grid into even windows of at most so many positions: each without and with a margin of `reach`.
 
     Of whole rows, or of so many columns that the margins are least.
     """
@@ -35,15 +35,15 @@ def tiles(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Tile, Ti
             yield (..., slice(top, bottom), slice(left, right)), (..., outer_rows, outer_columns)
 
 
-def within(inner: Tile, outer: Tile) -> Tile:
-    """Where the tile `inner` lies in what was cut out as `outer`."""
+def within(inner: Window, outer: Window) -> Window:
+    """Where the window `inner` lies in what was cut out as `outer`."""
     rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner[1:], outer[1:], strict=True))
     return ..., rows, columns
 
 
-def magnified(tile: Tile, scale: int) -> Tile:
-    """A tile of a grid `scale` times as fine."""
-    rows, columns = (slice(part.start * scale, part.stop * scale) for part in tile[1:])
+def magnified(window: Window, scale: int) -> Window:
+    """A window of a grid `scale` times as fine."""
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in window[1:])
     return ..., rows, columns
 
 
@@ -52,7 +52,7 @@ def _even_size(length: int, most: int) -> int:
     return -(-length // -(-length // most))
 
 
-def run_tiled(
+def run_windowed(
     function: Callable[..., Tensor],
     inputs: Sequence[tuple[Tensor, int]],
     out: Tensor,
@@ -60,18 +60,18 @@ def run_tiled(
     reach: int,
     positions: int,
 ) -> None:
-    """Run a local function tile by tile, as if it had seen everything at once.
+    """Run a local function window by window, as if it had seen everything at once.
 
     Parameters
     ----------
-    function : gets tiles of the inputs, returns (B, C', h * scale, w * scale) of each.
+    function : gets windows of the inputs, returns (B, C', h * scale, w * scale) of each.
     inputs : tensors (B, C, h * s, w * s) with their samples s to a side of a grid position.
     out : (B, C', H, W), where the results go, without their margins.
     scale : samples of `out` to a side of a grid position.
-    reach : positions around a tile that the function sees.
-    positions : of all B pictures together in a tile, the margin not counted.
+    reach : positions around a window that the function sees.
+    positions : of all B pictures together in a window, the margin not counted.
     """
     B, _, H, W = out.shape
-    for inner, outer in tiles(H // scale, W // scale, positions // B, reach):
+    for inner, outer in windows(H // scale, W // scale, positions // B, reach):
         result = function(*(t[magnified(outer, s)] for t, s in inputs))
         out[magnified(inner, scale)] = result[magnified(within(inner, outer), scale)]

@@ -1,4 +1,4 @@
-"""Tiles cover a grid once, with margins as small as can be."""
+"""Windows cover a grid once, with margins as small as can be."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pillow_mcquic.engine.tiling import run_tiled, tiles
+from pillow_mcquic.engine.windows import run_windowed, windows
 
 
 @pytest.mark.parametrize("reach", [0, 3])
 @pytest.mark.parametrize(("h", "w", "positions"), [(1, 1, 99), (5, 300, 8), (300, 5, 64), (75, 100, 256), (60, 96, 0)])
-def test_tiles_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -> None:
+def test_windows_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -> None:
     seen = np.zeros((1, 1, h, w), int)
-    for inner, outer in tiles(h, w, positions, reach):
+    for inner, outer in windows(h, w, positions, reach):
         seen[inner] += 1
         assert 0 < seen[inner].size <= max(1, positions)
         margins = [(i.start - o.start, o.stop - i.stop) for i, o in zip(inner[1:], outer[1:], strict=True)]
@@ -23,7 +23,7 @@ def test_tiles_cover_a_grid_once(h: int, w: int, positions: int, reach: int) -> 
 
 def test_a_grid_is_cut_where_the_margins_are_least() -> None:
     def cut(*arguments: int) -> list[tuple[slice, slice]]:
-        return [inner[1:] for inner, _ in tiles(*arguments)]
+        return [inner[1:] for inner, _ in windows(*arguments)]
 
     assert cut(60, 96, 8192, 7) == [(slice(0, 60), slice(0, 96))]
     assert cut(100, 100, 5000, 7) == [(slice(0, 50), slice(0, 100)), (slice(50, 100), slice(0, 100))]
@@ -39,5 +39,5 @@ def test_a_local_function_sees_the_whole(positions: int) -> None:
 
     x = torch.randn(2, 3, 9, 13)
     out = torch.empty(2, 3, 18, 26)
-    run_tiled(function, [(x, 1)], out, 2, 1, positions)
+    run_windowed(function, [(x, 1)], out, 2, 1, positions)
     assert torch.allclose(out, function(x))
