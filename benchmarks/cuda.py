@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from pillow_mcquic import codec
+from pillow_mcquic import loading
 from pillow_mcquic.adapters.torch import decode_tensor, encode_tensor
 from pillow_mcquic.engine.encoder import Encoder
 from pillow_mcquic.model.cost import measure
@@ -133,7 +133,7 @@ def print_limits(picture: torch.Tensor, q: float) -> None:
     print(f"\nThe device copies {copied / 1e9:.0f} GB/s and multiplies {multiplied / 1e12:.0f} TFLOP/s (bfloat16).")
     print("\n| networks, batch 16 | ms/MP | GFLOP/MP | GFLOP/s | MB/MP | GB/s | share of the limit |")
     print("|" + "---|" * 7)
-    encoder, on_cpu = codec.load_encoder("cuda"), codec.load_encoder("cpu")
+    encoder, on_cpu = loading.load_encoder("cuda"), loading.load_encoder("cpu")
     cost = measure(on_cpu.decoder.model, on_cpu.model, on_cpu.bundle.decoder.entropy_model)
     images = (
         picture[:, : picture.shape[1] // 16 * 16, : picture.shape[2] // 16 * 16].expand(16, -1, -1, -1).contiguous()

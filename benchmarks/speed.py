@@ -81,7 +81,7 @@ def one_direction(
     """All figures of a size, "encode" to a file or "decode" of it, in this process."""
     import torch
 
-    from pillow_mcquic import codec
+    from pillow_mcquic import codec, decoding
     from pillow_mcquic.bitstream import container, entropy
     from pillow_mcquic.engine.decoder import Decoder
     from pillow_mcquic.engine.encoder import Encoder
@@ -108,7 +108,7 @@ def one_direction(
         work = functools.partial(codec.encode, picture, quality=quality, effort=effort)
     else:
         file = container.read(io.BytesIO(path.read_bytes()))
-        work = functools.partial(codec.decode_file, file)
+        work = functools.partial(decoding.decode_file, file)
     forget_peak()
     idle = peak_mb()
     best: dict[str, float] = {}

@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_mcquic
-from pillow_mcquic import codec, runtime
-from pillow_mcquic.bitstream import container
+from pillow_mcquic import loading, runtime
+from pillow_mcquic.bitstream import container, file_header
 from pillow_mcquic.quality import Quality
 from tests.fuzzing import cuts, flips, mutations
 from tests.instruction_sets import INSTRUCTION_SETS
@@ -115,7 +115,7 @@ def faults(args: argparse.Namespace) -> None:
     print("\n| hostile header | answer | ms | MB |\n|---|---|---|---|")
     model = container.read(io.BytesIO(subjects()["small"])).header.model
     for width, height, codes in ((1 << 27, 1 << 27, 1000), (60000, 60000, 20000), (1, 80_000_000, 160_000)):
-        header = container.Header(width, height, "RGB", Quality(1024), model)
+        header = file_header.Header(width, height, "RGB", Quality(1024), model)
         data = container.write(header, {container.CODES: bytes(codes)})
         began, before = time.perf_counter(), peak_mb()
         try:
@@ -280,7 +280,7 @@ def digests(args: argparse.Namespace) -> None:
             with Image.open(path) as image:
                 made = hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest()
         parsed = container.read(io.BytesIO(Path(args.files, f"{path.stem}.mcq").read_bytes()))
-        codes = codec.load_decoder(parsed.header.model).read([parsed.codes], parsed.header).codes
+        codes = loading.load_decoder(parsed.header.model).read([parsed.codes], parsed.header).codes
         print(made, hashlib.sha256(b"".join(bank.numpy().tobytes() for bank in codes)).hexdigest())
 
 

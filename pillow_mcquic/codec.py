@@ -1,51 +1,34 @@
-"""The codec: uint8 arrays <-> `.mcq` bytes; arguments, channels and the search for a size.
+"""The codec: uint8 arrays <-> `.mcq` bytes, and what a caller may ask for.
 
-Everything above (Pillow plugin, command line, other libraries) goes through here.  torch is imported by `load_decoder`
-and `load_encoder`, when the first picture is encoded or decoded, not with the package.
+Everything above (Pillow plugin, command line, other libraries) goes through here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import io
 import math
+import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import decoding, encoding, loading
 from . import quality as quality_scale
-from . import weights_files
-from .bitstream import alpha, container, exact_squares, range_coder
-from .bitstream.container import ALPHA, EXACT, METADATA, File, Header
-from .bitstream.exact_squares import ExactSquares
+from .bitstream import container
+from .bitstream.container import METADATA
+from .bitstream.file_header import Header
+from .bitstream.grids import Box
 from .bitstream.picture import Picture
-from .engine import forks
 from .quality import Quality
-from .target_search import SIZE_TOLERANCE, search_size
-
-if TYPE_CHECKING:
-    import torch
-
-    from .engine.bundle import DecoderBundle, EncoderBundle
-    from .engine.decoder import Decoder
-    from .engine.encoder import Analysed, Encoder
-    from .engine.exact_choice import Choice
 
 EFFORT_DEFAULT = 1
 REFINEMENT_ITERATIONS = {1: 0, 2: 4, 3: 16}  # by effort
 EXACT_EFFORT = {1: {"method": 6, "quality": 90}, 2: {"method": 6, "quality": 100}, 3: {"method": 6, "quality": 100}}
-SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
-FIRST_TRY = Quality(1152)  # of a size search: 4.5
-REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
 SCALES = (1, 2, 4, 8)  # of decoding: the sides are divided by it
-
-loaded_decoders: dict[bytes, DecoderBundle] = {}
-loaded_encoders: dict[bytes, EncoderBundle] = {}
 
 
 def refinement_iterations(effort: object) -> int:
@@ -53,44 +36,6 @@ def refinement_iterations(effort: object) -> int:
     if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or effort not in REFINEMENT_ITERATIONS:
         raise ValueError(f"effort must be 1 (fast), 2 or 3 (best for the bytes), got {effort!r}")
     return REFINEMENT_ITERATIONS[int(effort)]
-
-
-def load_decoder(model: bytes, device: torch.device | str | None = None) -> Decoder:
-    """The decoder of an id on a device, by default the configured one; its weights are read once per process.
-
-    Raises OSError for weights that are not here, and ValueError for a device that is not.
-    """
-    with forks.lock:  # forks wait for what is imported and loaded
-        import torch
-
-        from .engine import bundle
-        from .engine.decoder import Decoder
-        from .engine.device import Device, keep_freed_memory
-
-        range_coder.library()
-        forks.prepare_thread_pool()
-        # tensors made in a caller's inference mode could not take part in a refinement
-        with torch.inference_mode(False):
-            if model not in loaded_decoders:
-                keep_freed_memory()
-                loaded_decoders[model] = bundle.load_decoder(weights_files.find_decoder(model))
-        return Decoder(loaded_decoders[model], Device.choose(device))
-
-
-def load_encoder(device: torch.device | str | None = None) -> Encoder:
-    """The encoder of the default model on a device; otherwise as `load_decoder`."""
-    model = weights_files.default_id()
-    decoder = load_decoder(model, device)
-    with forks.lock:
-        import torch
-
-        from .engine import bundle
-        from .engine.encoder import Encoder
-
-        with torch.inference_mode(False):
-            if model not in loaded_encoders:
-                loaded_encoders[model] = bundle.load_encoder(weights_files.find_encoder(model), decoder.bundle)
-        return Encoder(loaded_encoders[model], decoder.device)
 
 
 def encode(
@@ -137,109 +82,14 @@ def encode(
     target = _target_bytes(target_bpp, max_bytes, pixels)
     if lossless:
         return picture.write_lossless()
-    encoder = load_encoder()
+    encoder = loading.load_encoder()
     images = encoder.images(picture.colours)
     if target is not None:
-        return _search(encoder, images, picture, target, wanted, strict=max_bytes is not None)
-    return encode_images(encoder, images, fixed, wanted)[0].write(picture, fixed, encoder.bundle.decoder.id)
-
-
-def _search(
-    encoder: Encoder, images: torch.Tensor, picture: Picture, target: float, wanted: int, *, strict: bool
-) -> bytes:
-    """The file nearest in size to `target` bytes, or if `strict` the best of no more.
-
-    With exact squares sizes have steps, up and down, so all that was made counts; and a small budget may have no room
-    for them: then all squares are learned.  Raises ValueError when `strict` and nothing is small enough.
-    """
-    from .engine import exact_choice
-
-    analysed = encoder.analyse(images) if images.shape[2] * images.shape[3] <= SHARED_ANALYSIS_PIXELS else None
-    picture = dataclasses.replace(picture, exact_effort=EXACT_EFFORT[EFFORT_DEFAULT])  # the larger takes too long here
-    tried: dict[tuple[bool, int], bytes] = {}
-
-    def make(steps: int, iterations: int, exact: bool) -> bytes:
-        quality = Quality(steps)
-        content = encode_images(encoder, images, quality, iterations, analysed, exact=exact)[0]
-        data = content.write(picture, quality, encoder.bundle.decoder.id)
-        if iterations == wanted:
-            tried[exact, steps] = data
-        return data
-
-    for exact in (True, False) if exact_choice.worth_a_try(images[0]) else (False,):
-        start = FIRST_TRY.steps
-        if wanted:  # what is quick to try tells where the slow search begins
-            quick = functools.partial(make, iterations=0, exact=exact)
-            start, _ = search_size(quick, target / REFINED_GROWTH, start, strict=False)
-        with contextlib.suppress(ValueError):  # quality 1 is too large
-            search_size(functools.partial(make, iterations=wanted, exact=exact), target, start, strict=strict)
-        nearest = min(tried.values(), key=lambda data: abs(len(data) - target))
-        fitting = [key for key, data in tried.items() if len(data) <= target]
-        if strict and fitting:
-            return tried[max(fitting, key=lambda key: key[1])]
-        if not strict and abs(len(nearest) - target) <= SIZE_TOLERANCE * target:
-            return nearest
-    if strict:
-        needed = min(map(len, tried.values()))
-        raise ValueError(f"max_bytes={target:.0f} is too small: quality 1 needs {needed} bytes")
-    return nearest
-
-
-@dataclasses.dataclass(frozen=True)
-class Content:
-    """What is written of a picture: `codes` of the learned squares, `choice` of the exact ones; None without any."""
-
-    codes: bytes | None
-    choice: Choice | None
-
-    def write(self, picture: Picture, quality: Quality, model: bytes) -> bytes:
-        """The file."""
-        if self.choice is None:
-            return picture.write(quality, model, self.codes)
-        return picture.write(quality, model, self.codes, self.choice.squares, self.choice.pixels)
-
-
-def encode_images(
-    encoder: Encoder,
-    images: torch.Tensor,
-    quality: Quality,
-    iterations: int,
-    analysed: Analysed | None = None,
-    *,
-    exact: bool = True,
-) -> list[Content]:
-    """Images (B, 3, H, W) uint8 on the encoder's device -> what is written of each.
-
-    Parameters
-    ----------
-    iterations : of latent refinement.
-    analysed : what `Encoder.analyse` gave for these images.
-    exact : whether squares may be exact.
-    """
-    import torch
-
-    from .engine import exact_choice
-
-    coded, residuals = encoder.encode(images, quality, analysed)
-    contents: dict[int, Content] = {}
-    for number, image in enumerate(torch.split(images, 1) if exact else ()):
-        choice = exact_choice.choose(encoder, image, coded.pictures([number]), quality)
-        if choice is not None:
-            codes = None
-            if not choice.squares.all():
-                filled = exact_choice.fill(image, choice.squares)
-                codes = encode_images(encoder, filled, quality, iterations, exact=False)[0].codes
-            contents[number] = Content(codes, choice)
-    learned = [number for number in range(len(images)) if number not in contents]
-    if learned:
-        coded = coded.pictures(learned)
-        if iterations:
-            from .engine.refinement import refine
-
-            coded = refine(encoder, images[learned], residuals[learned], coded, quality, iterations)
-        streams = encoder.write(coded)
-        contents.update(zip(learned, [Content(stream, None) for stream in streams], strict=True))
-    return [contents[number] for number in range(len(images))]
+        # the larger efforts take too long here
+        picture = dataclasses.replace(picture, exact_effort=EXACT_EFFORT[EFFORT_DEFAULT])
+        return encoding.search(encoder, images, picture, target, wanted, strict=max_bytes is not None)
+    tiles = encoding.encode_picture(encoder, images, picture, fixed, wanted)
+    return picture.write(fixed, encoder.bundle.decoder.id, tiles)
 
 
 def _one_of(**given: object) -> None:
@@ -261,35 +111,24 @@ def _target_bytes(target_bpp: float | None, max_bytes: int | None, pixels: Any) 
     return None
 
 
-def decode_file(file: File, scale: int = 1) -> NDArray[np.uint8]:
-    """Decode a parsed file to uint8 (H, W) or (H, W, 2..4); OSError when it is damaged.
+def check_sizes(headers: Sequence[Header], box: Box | None = None) -> None:
+    """Warn or raise, as Pillow does, when pictures together are larger than `PIL.Image.MAX_IMAGE_PIXELS` allows.
 
-    scale: 1, 2, 4 or 8 for the sides divided by it, rounded up.
+    box: of each, if given; it alone counts.
     """
-    header, exact = file.header, unpack_exact(file)
-    if not header.learned:
-        assert exact is not None
-        return exact_squares.reduced(exact.pixels, scale)
-    payload = file.get(ALPHA)
-    transparency = None if payload is None else alpha.unpack(payload, header.width, header.height)
-    decoder = load_decoder(header.model)
-    pixels = decoder.pixels(decoder.read([file.codes], header, scale), header, scale)
-    if exact is not None:
-        exact_squares.put(exact, pixels, scale)
-    return pixels if transparency is None else np.dstack([pixels, exact_squares.reduced(transparency, scale)])
+    sizes = [header.padded_size if box is None else box.size for header in headers]
+    Image._decompression_bomb_check((sum(map(math.prod, sizes)), 1))
 
 
-def unpack_exact(file: File) -> ExactSquares | None:
-    """The exact squares of a parsed file, None without any; OSError when they are damaged."""
-    header, payload = file.header, file.get(EXACT)
-    if payload is None:
-        return None
-    return exact_squares.unpack(payload, header.width, header.height, header.mode, whole=not header.learned)
-
-
-def check_sizes(headers: Sequence[Header]) -> None:
-    """Warn or raise, as Pillow does, when pictures together are larger than `PIL.Image.MAX_IMAGE_PIXELS` allows."""
-    Image._decompression_bomb_check((sum(math.prod(header.padded_size) for header in headers), 1))
+def check_box(box: object, header: Header) -> Box:
+    """Check a box argument; ValueError for anything but whole pixels of the picture, one at least."""
+    try:
+        left, top, right, bottom = (operator.index(side) for side in box)  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"box must be (left, top, right, bottom) in whole pixels, got {box!r}") from error
+    if not (0 <= left < right <= header.width and 0 <= top < bottom <= header.height):
+        raise ValueError(f"box must lie within {header.width}x{header.height} pixels and hold one, got {box!r}")
+    return Box(left, top, right, bottom)
 
 
 def check_lossless(lossless: object) -> bool:
@@ -316,13 +155,15 @@ def check_scale(scale: object) -> int:
     return int(scale)
 
 
-def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:
+def decode(data: bytes, *, scale: int = 1, box: tuple[int, int, int, int] | None = None) -> NDArray[np.uint8]:
     """Decode the bytes of an `.mcq` file.
 
     Parameters
     ----------
     data : the file.
     scale : 2, 4 or 8 decode a preview, H and W divided by it and rounded up, in a fraction of the time.
+    box : (left, top, right, bottom): only these pixels; with a scale, all of the preview that shows some of them.  Of a
+        picture in tiles, as those above 4 megapixels are, only those near the box are decoded, and checked for damage.
 
     Returns
     -------
@@ -330,12 +171,14 @@ def decode(data: bytes, *, scale: int = 1) -> NDArray[np.uint8]:
 
     Raises
     ------
-    ValueError : when it is no `.mcq` file (`errors.NotMcqError`), and for another scale.
+    ValueError : when it is no `.mcq` file (`errors.NotMcqError`), for another scale, and for a box beyond the picture.
     OSError : when it is damaged or needs weights that are not here.
-    PIL.Image.DecompressionBombError : when the picture is twice as large as `PIL.Image.MAX_IMAGE_PIXELS` allows; above
-        that limit it warns.
+    PIL.Image.DecompressionBombError : when the picture, or the box, is twice as large as `PIL.Image.MAX_IMAGE_PIXELS`
+        allows; above that limit it warns.
     """
     scale = check_scale(scale)
-    file = container.read(io.BytesIO(data))
-    check_sizes([file.header])
-    return decode_file(file, scale)
+    source = io.BytesIO(data)
+    wanted = None if box is None else check_box(box, container.peek(source))
+    file = container.read(source, wanted, decoding.REACH)
+    check_sizes([file.header], wanted)
+    return decoding.decode_file(file, scale, wanted)

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from . import codec, weights_files
-from .bitstream import container
+from . import codec, decoding, weights_files
+from .bitstream import container, file_header
 from .bitstream.container import COMMENT, DPI, EXIF, ICC, METADATA, XMP
 from .bitstream.reader import Reader
 from .errors import BadFileError, NotMcqError
@@ -36,7 +36,7 @@ EXACT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
 
 
 def _accept(prefix: bytes) -> bool:
-    return prefix.startswith(container.MAGIC)
+    return prefix.startswith(file_header.MAGIC)
 
 
 class McqImageFile(ImageFile.ImageFile):
@@ -49,7 +49,7 @@ class McqImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         reader = Reader(self.fp)
         try:
-            header = container.read_header(reader)
+            header = file_header.read_header(reader)
         except NotMcqError as error:
             raise SyntaxError(str(error)) from error
         for chunk in container.read_metadata(reader, header):
@@ -65,9 +65,10 @@ class McqImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = header.mode
         self.info["lossless"] = header.quality is None
+        if header.tile_side is not None:
+            self.info["tile_side"] = header.tile_side
         if header.quality is not None:
             self.info["quality"] = float(header.quality)
-        self.decodermaxblock = min(payload, ImageFile.SAFEBLOCK)
         self.tile = [ImageFile._Tile("mcq", (0, 0, *self._size), start, (header, payload, 1))]
 
     def verify(self) -> None:
@@ -75,7 +76,7 @@ class McqImageFile(ImageFile.ImageFile):
         if self.fp is None or not self.tile:
             raise RuntimeError("verify must be called directly after open")
         tile = self.tile[0]
-        header: container.Header = tile.args[0]  # type: ignore[index, assignment]
+        header: file_header.Header = tile.args[0]  # type: ignore[index, assignment]
         self.fp.seek(tile.offset)
         container.read_picture(Reader(self.fp), header)
         super().verify()
@@ -89,7 +90,7 @@ class McqImageFile(ImageFile.ImageFile):
         if size is None or len(self.tile) != 1:
             return None
         tile = self.tile[0]
-        args: tuple[container.Header, int, int] = tile.args  # type: ignore[assignment]
+        args: tuple[file_header.Header, int, int] = tile.args  # type: ignore[assignment]
         header, payload, _ = args
         wanted = min(header.width // max(1, size[0]), header.height // max(1, size[1]))
         scale = max(s for s in codec.SCALES if s <= max(1, wanted))
@@ -106,16 +107,24 @@ class McqImageFile(ImageFile.ImageFile):
 
 
 class McqDecoder(ImageFile.PyDecoder):
-    """Waits for the chunks of the picture, then decodes them at once."""
+    """Reads the chunks of the picture and decodes them at once."""
+
+    _pulls_fd = True
 
     def decode(self, buffer: bytes | Any) -> tuple[int, int]:
         header, expected, scale = self.args
-        if len(buffer) < expected:
+        if self.fd is not None:
+            file = self.fd
+        elif len(buffer) >= expected:
+            file = io.BytesIO(buffer[:expected])  # of `ImageFile.Parser`, which has no file
+        else:
             return 0, 0
-        reader = Reader(io.BytesIO(buffer[:expected]))
-        file = container.File(header, container.read_picture(reader, header), 0)
+        tolerant = ImageFile.LOAD_TRUNCATED_IMAGES and header.tile_side is not None
+        reader = Reader(file)
+        tiles = container.read_picture(reader, header, tolerant=tolerant)
+        parsed = container.File(header, (), 0, tiles, reader.taken)
         # any buffer will do, and a copy of a large picture is large
-        self.set_as_raw(codec.decode_file(file, scale).data)  # type: ignore[arg-type]
+        self.set_as_raw(decoding.decode_file(parsed, scale, tolerant=tolerant).data)  # type: ignore[arg-type]
         return -1, 0
 
 

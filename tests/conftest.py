@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pillow_mcquic import codec, metrics, runtime  # registers the format too
+from pillow_mcquic import loading, metrics, runtime  # registers the format too
 
 if TYPE_CHECKING:
     from pillow_mcquic.engine.bundle import DecoderBundle, EncoderBundle
@@ -88,7 +88,7 @@ def small_file(small: Image.Image) -> bytes:
 @pytest.fixture(scope="session")
 def encoder_bundle() -> EncoderBundle:
     """What the shipped model needs to encode."""
-    return codec.load_encoder("cpu").bundle
+    return loading.load_encoder("cpu").bundle
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pillow_mcquic import codec, weights_files
-from pillow_mcquic.bitstream import alpha, container, exact_squares
+from pillow_mcquic import codec, decoding, weights_files
+from pillow_mcquic.bitstream import alpha, container, exact_squares, file_header
 from pillow_mcquic.quality import Quality
 
 
@@ -52,14 +52,14 @@ def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 def whole_file(data: bytes) -> bytes:
     """A file with right checksums from fuzzed parts: header fields, code stream, exact squares, alpha, metadata."""
     fields, rest = data[:8].ljust(8, b"\0"), data[8:]
-    mode = container.MODES[1 + fields[0] % 4]
+    mode = file_header.MODES[1 + fields[0] % 4]
     width, height = 1 + fields[1] % 96, 1 + fields[2] % 96
     quality = Quality(256 + struct.unpack_from("<H", fields, 3)[0] % 1793)
     cut = fields[5] * len(rest) // 1024 * 4
     stream, other = rest[:cut], rest[cut:]
     exact, learned = bool(fields[0] & 48), not fields[0] & 32
-    header = container.Header(
-        width, height, mode, quality, weights_files.default_id() if learned else container.NO_MODEL, exact
+    header = file_header.Header(
+        width, height, mode, quality, weights_files.default_id() if learned else file_header.NO_MODEL, exact
     )
     chunks = {container.COMMENT: other[:20]}
     if exact:
@@ -71,7 +71,7 @@ def whole_file(data: bytes) -> bytes:
     return container.write(header, chunks)
 
 
-def exact_payload(header: container.Header, data: bytes) -> bytes:
+def exact_payload(header: file_header.Header, data: bytes) -> bytes:
     """Exact squares that are right but for some bytes: the first byte says how many, then come places and values."""
     rows, columns = header.grids[1]
     squares = np.zeros((rows, columns), np.bool_)
@@ -96,7 +96,7 @@ def one_input(data: bytes) -> None:
     try:
         parsed = container.read(io.BytesIO(file))
         codec.check_sizes([parsed.header])
-        pixels = codec.decode_file(parsed)
+        pixels = decoding.decode_file(parsed)
     except (container.NotMcqError, OSError) as error:
         if not str(error):
             raise AssertionError("an error without a word") from error

@@ -8,7 +8,7 @@ import random
 import pytest
 from PIL import Image
 
-from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream import container, file_header
 
 from .conftest import from_bytes, to_bytes
 from .fuzzing import cuts, flips, mutations
@@ -72,7 +72,7 @@ def test_random_mutations_are_refused_or_harmless(tiny_file: bytes) -> None:
 @pytest.mark.parametrize("fill", [b"\0", b"\xff", b"mcq "])
 def test_files_of_one_value_are_not_images(fill: bytes) -> None:
     assert outcome(fill * 500) == "not an image"
-    assert outcome(container.MAGIC + fill * 500) == "refused"
+    assert outcome(file_header.MAGIC + fill * 500) == "refused"
 
 
 def rewritten(tiny_file: bytes, codes: bytes) -> bytes:
@@ -107,7 +107,7 @@ def test_streams_of_noise_never_raise_anything_else(tiny_file: bytes) -> None:
 
 def test_wrong_size_under_a_right_checksum_is_refused(tiny_file: bytes) -> None:
     parsed = container.read(io.BytesIO(tiny_file))
-    header = container.Header(400, 300, "RGBA", parsed.header.quality, parsed.header.model)
+    header = file_header.Header(400, 300, "RGBA", parsed.header.quality, parsed.header.model)
     chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
     assert outcome(container.write(header, chunks | {container.CODES: parsed.codes})) == "refused"
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_mcquic import codec, runtime
+from pillow_mcquic import codec, loading, runtime
 from pillow_mcquic.bitstream import container
 from pillow_mcquic.engine.device import int8_native
 
@@ -55,7 +55,7 @@ def codes_digest(path: Path) -> str:
     parsed = container.read(io.BytesIO(path.read_bytes()))
     if not parsed.header.learned:
         return ""
-    decoder = codec.load_decoder(parsed.header.model)
+    decoder = loading.load_decoder(parsed.header.model)
     codes = decoder.read([parsed.codes], parsed.header).codes
     digest = hashlib.sha256()
     for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import quality
-from ..bitstream import container
+from ..bitstream import file_header
 from . import stack
 
 
@@ -36,7 +36,7 @@ def mcq_version() -> str:
 
 def mcq_check(data: bytes, /) -> bool:
     """Whether data begin like an `.mcq` file."""
-    return bytes(data[: len(container.MAGIC)]) == container.MAGIC
+    return bytes(data[: len(file_header.MAGIC)]) == file_header.MAGIC
 
 
 def mcq_encode(data: Any, /, level: float | None = None, *, out: Any = None, **options: Any) -> Any:
@@ -64,16 +64,24 @@ def mcq_encode(data: Any, /, level: float | None = None, *, out: Any = None, **o
     return buffer[: len(encoded)]
 
 
-def mcq_decode(data: Any, /, index: int | None = None, *, out: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+def mcq_decode(
+    data: Any,
+    /,
+    index: int | None = None,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[np.uint8]:
     """Decode to uint8 pixels of the shape that was encoded, but (H, W) for (H, W, 1); index: of a picture in a stack.
 
+    box: (left, top, right, bottom) of every picture, as of `pillow_mcquic.decode`.
     out: None, or an array of that shape, sides of 1 aside, to write to.  Raises McqError, and without `out` what Pillow
     raises for more pixels, of all pictures together, than `PIL.Image.MAX_IMAGE_PIXELS` allows.
     """
     if out is not None and (not isinstance(out, np.ndarray) or out.dtype != np.uint8):
         raise McqError(f"out must be a uint8 array, got {getattr(out, 'dtype', type(out).__name__)}")
     try:
-        pixels = stack.decode(bytes(memoryview(data)), index, None if out is None else out.shape)
+        pixels = stack.decode(bytes(memoryview(data)), index, None if out is None else out.shape, box)
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise McqError(str(error)) from error
     if out is None:

@@ -18,37 +18,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import codec, weights_files
+from .. import codec, decoding, encoding, loading, weights_files
 from ..bitstream import container
 from ..bitstream.container import File
-from ..bitstream.grids import LEVELS, SQUARE, grids_of
+from ..bitstream.grids import LEVELS, SQUARE, Box, TileGrid, grids_of
 from ..bitstream.picture import Picture
+from ..bitstream.tiles import SIDES, Tile
 from ..engine.decoder import Coded, Decoder
 from ..engine.device import Device
+from ..engine.mosaic import Mosaic
 from ..model.config import Config
 from ..quality import Quality
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 Source = str | os.PathLike[str] | bytes
+Sides = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def _parsed(source: Source) -> File:
-    """A file given by path or bytes, not decoded yet; errors as of `codec.decode`."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as opened:
-            file = container.read(opened)
-    else:
-        file = container.read(io.BytesIO(source))
-    codec.check_sizes([file.header])
-    return file
+def _parsed(source: Source, box: Sides | None = None) -> tuple[File, Box | None]:
+    """A file given by path or bytes, not decoded yet, and the box of it; errors as of `codec.decode`."""
+    with open(source, "rb") if isinstance(source, (str, os.PathLike)) else io.BytesIO(source) as opened:
+        wanted = None if box is None else codec.check_box(box, container.peek(opened))
+        file = container.read(opened, wanted, decoding.REACH)
+    codec.check_sizes([file.header], wanted)
+    return file, wanted
 
 
 @overload
-def decode_tensor(source: Source, *, device: torch.device | str | None = ...) -> Tensor: ...  # type: ignore[overload-overlap]
+def decode_tensor(  # type: ignore[overload-overlap]
+    source: Source, *, device: torch.device | str | None = ..., box: Sides | None = ...
+) -> Tensor: ...
 @overload
-def decode_tensor(source: Sequence[Source], *, device: torch.device | str | None = ...) -> list[Tensor]: ...
 def decode_tensor(
-    source: Source | Sequence[Source], *, device: torch.device | str | None = None
+    source: Sequence[Source], *, device: torch.device | str | None = ..., box: Sides | None = ...
+) -> list[Tensor]: ...
+def decode_tensor(
+    source: Source | Sequence[Source], *, device: torch.device | str | None = None, box: Sides | None = None
 ) -> Tensor | list[Tensor]:
     """Decode an `.mcq` file to a tensor, or several to a list of tensors.
 
@@ -58,6 +63,7 @@ def decode_tensor(
     ----------
     source : path or bytes of a file, or a sequence of these.
     device : where to, by default what `pillow_mcquic.configure` says.
+    box : (left, top, right, bottom) of each picture, as of `pillow_mcquic.decode`; by default all of it.
 
     Returns
     -------
@@ -69,17 +75,19 @@ def decode_tensor(
     """
     several = not isinstance(source, (bytes, bytearray, memoryview, str, os.PathLike))
     sources = cast(Sequence[Source], source if several else [source])
-    files = [_parsed(each) for each in sources]
+    parsed = [_parsed(each, box) for each in sources]
+    files = [file for file, _ in parsed]
     alike: dict[tuple[bytes, bool, Quality, tuple[int, int]], list[int]] = {}
     decoded: dict[int, Tensor] = {}
     for i, file in enumerate(files):
         header = file.header
-        if not header.learned or header.quality is None:
-            decoded[i] = _planes(codec.decode_file(file)).to(Device.choose(device).where)
+        if not header.learned or header.quality is None or header.tile_side is not None or box is not None:
+            pixels = decoding.decode_file(file, box=parsed[i][1], device=device)
+            decoded[i] = _planes(pixels).to(Device.choose(device).where)
         else:
             alike.setdefault((header.model, header.grey, header.quality, header.padded_size), []).append(i)
     for (model, _, _, size), indices in alike.items():
-        decoder = codec.load_decoder(model, device)
+        decoder = loading.load_decoder(model, device)
         count = _batch_size(decoder, size)
         for batch in (indices[i : i + count] for i in range(0, len(indices), count)):
             decoded.update(zip(batch, _decode(decoder, [files[i] for i in batch]), strict=True))
@@ -102,7 +110,7 @@ def _decode(decoder: Decoder, files: list[File]) -> list[Tensor]:
     """Pictures of one model, size, quality and kind of mode -> uint8 (3, H, W) each."""
     header = files[0].header
     assert header.quality is not None
-    coded = decoder.read([file.codes for file in files], header)
+    coded = decoder.read([file.codes for file in files], header.quality, header.grids)
     quality = decoder.quality_tensor(*[header.quality] * len(files))
     images = decoder.images(coded, quality, grey=header.grey).expand(-1, 3, -1, -1)
     return [_finish(image, file) for image, file in zip(images, files, strict=True)]
@@ -110,8 +118,10 @@ def _decode(decoder: Decoder, files: list[File]) -> list[Tensor]:
 
 def _finish(image: Tensor, file: File) -> Tensor:
     """Learned squares (3, h * 16, w * 16) -> the picture of a file, with its exact squares."""
-    image = image[:, : file.header.height, : file.header.width].contiguous()
-    exact = codec.unpack_exact(file)
+    header, (tile,) = file.header, file.tiles
+    assert tile is not None
+    image = image[:, : header.height, : header.width].contiguous()
+    exact = decoding.unpack_exact(tile, header, header.tiles.whole)
     if exact is not None:
         rows, columns = exact.box.slices
         pixels, mask = _planes(exact.pixels).to(image.device), torch.from_numpy(exact.mask()).to(image.device)
@@ -173,14 +183,21 @@ def _encode(images: Tensor, quality: Quality | None, effort: int) -> list[bytes]
     pictures = [Picture.of(_array(image), codec.EXACT_EFFORT[effort]) for image in images]
     if quality is None:
         return [picture.write_lossless() for picture in pictures]
-    encoder = codec.load_encoder(images.device)
-    height, width = images.shape[2:]
-    size = -(-width // SQUARE) * SQUARE, -(-height // SQUARE) * SQUARE
-    contents: list[codec.Content] = []
-    for batch in torch.split(images, _batch_size(encoder.decoder, size)):
-        contents += codec.encode_images(encoder, batch, quality, codec.refinement_iterations(effort))
+    encoder, iterations = loading.load_encoder(images.device), codec.refinement_iterations(effort)
     model = encoder.bundle.decoder.id
-    return [content.write(picture, quality, model) for picture, content in zip(pictures, contents, strict=True)]
+    if pictures[0].tile_side is not None:
+        alone = zip(pictures, torch.split(images, 1), strict=True)
+        return [
+            picture.write(quality, model, encoding.encode_tiles(encoder, image, picture, quality, iterations))
+            for picture, image in alone
+        ]
+    height, width = images.shape[2:]
+    count = _batch_size(encoder.decoder, (-(-width // SQUARE) * SQUARE, -(-height // SQUARE) * SQUARE))
+    tiles: list[Tile] = []
+    for start in range(0, len(images), count):
+        batch, of_batch = images[start : start + count], pictures[start : start + count]
+        tiles += encoding.encode_images(encoder, batch, of_batch, quality, iterations)
+    return [picture.write(quality, model, [tile]) for picture, tile in zip(pictures, tiles, strict=True)]
 
 
 def _array(image: Tensor) -> NDArray[np.uint8]:
@@ -206,12 +223,18 @@ def read_codes(source: Source) -> dict[int, Tensor]:
     ------
     What `pillow_mcquic.decode` raises, and ValueError for a file that has none (lossless, or of exact squares alone).
     """
-    file = _parsed(source)
-    if not file.header.learned:
+    file, _ = _parsed(source)
+    header, grid = file.header, file.header.tiles
+    if not header.learned or header.quality is None:
         raise ValueError("this .mcq file has exact squares alone, no codes: use decode_tensor")
-    decoder = codec.load_decoder(file.header.model, "cpu")
-    coded = decoder.read([file.codes], file.header)
-    return {level: _by_level(decoder.config, level, coded.codes) for level in sorted(LEVELS)}
+    decoder = loading.load_decoder(header.model, "cpu")
+    rows = []
+    for row in range(grid.rows):
+        numbers = range(row * grid.columns, (row + 1) * grid.columns)
+        tiles = [decoding.read_codes(file, number, decoder).codes for number in numbers]
+        rows.append([torch.cat(parts, -1) for parts in zip(*tiles, strict=True)])
+    codes = [torch.cat(parts, -2) for parts in zip(*rows, strict=True)]
+    return {level: _by_level(decoder.config, level, codes) for level in sorted(LEVELS)}
 
 
 def _stages_of(config: Config, level: int) -> int:
@@ -233,6 +256,7 @@ def decode_codes(
     *,
     quality: float,
     size: tuple[int, int] | None = None,
+    tile_side: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Codes of the default model -> the picture.
@@ -242,6 +266,7 @@ def decode_codes(
     codes : as of `read_codes`.
     quality : of the file they come from, `Image.open(path).info["quality"]`.
     size : (width, height), by default the whole grid.
+    tile_side : of the file they come from, `info["tile_side"]` if there is such a thing.
     device : where to, by default what `pillow_mcquic.configure` says.
 
     Returns
@@ -252,7 +277,7 @@ def decode_codes(
     ------
     ValueError : for codes that no file could hold.
     """
-    decoder, fixed = codec.load_decoder(weights_files.default_id(), device), Quality.parse(quality)
+    decoder, fixed = loading.load_decoder(weights_files.default_id(), device), Quality.parse(quality)
     if not isinstance(codes, Mapping):
         raise ValueError(f"codes must be a dict of the levels' tensors, got {type(codes).__name__}")
     banks = [part.to(decoder.device.where) for level in LEVELS for part in _by_bank(decoder.config, level, codes)]
@@ -267,8 +292,29 @@ def decode_codes(
     found = [tuple(part.shape[3:]) for part in banks]
     if found != [grids[bank.level] for bank in decoder.config.banks]:
         raise ValueError(f"codes on grids {sorted(set(found), reverse=True)} are not those of size {size}")
-    coded = Coded(banks, decoder.classes(banks, fixed, grids))
-    return decoder.images(coded, decoder.quality_tensor(fixed))[0, :, :height, :width].contiguous()
+    grid = TileGrid(width, height, _checked_side(tile_side))
+
+    def coded(number: int) -> Coded:
+        box = grid.box(number)
+        own = grids_of(*box.size)
+        origin = {level: (box.top >> level + 3, box.left >> level + 3) for level in LEVELS}
+        codes = [
+            part[..., y : y + own[bank.level][0], x : x + own[bank.level][1]].contiguous()
+            for bank, part in zip(decoder.config.banks, banks, strict=True)
+            for y, x in (origin[bank.level],)
+        ]
+        return Coded(codes, decoder.classes(codes, fixed, own))
+
+    mosaic, pixels = Mosaic(decoder, fixed, grid, coded), np.empty((height, width, 3), np.uint8)
+    for number in range(len(grid)):
+        mosaic.paint(number, grid.whole, pixels)
+    return _planes(pixels).to(decoder.device.where)
+
+
+def _checked_side(side: object) -> int | None:
+    if side is not None and side not in SIDES.values():
+        raise ValueError(f"tile_side must be one of {sorted(SIDES.values())}, got {side!r}")
+    return cast(int | None, side)
 
 
 def _by_bank(config: Config, level: int, codes: Mapping[int, Tensor]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """The `.mcq` container: header, chunks, checksums (docs/format.md). Standard library only.
 
-    magic (8) | version, mode, quality, model id, width, height | CRC-32 | chunk ... chunk
+    magic (8) | version, mode, quality, model id, width, height, side of tiles | CRC-32 | chunk ... chunk
     chunk: type (1) | length (varint) | payload | CRC-32 of type, length and payload
 
 An upper-case type is critical: a reader that does not know it must refuse the file.  A lower-case type is
@@ -13,75 +13,25 @@ import dataclasses
 import io
 import math
 import struct
+from collections.abc import Iterator
 from typing import IO
 
-from ..errors import BadFileError, NotMcqError
-from ..quality import Quality
-from .grids import SQUARE, Grids, grids_of
+from ..errors import BadFileError
+from .file_header import Header, read_header, write_header
+from .grids import Box
 from .reader import MAX_NUMBER, Reader, crc, varint
+from .tiles import Entry, Tile, least_length, pack_table, unpack_table
 
-# non-ASCII, name, CR LF, ^Z, LF: damage by text-mode copies shows in the magic already
-MAGIC = b"\x8bMCQ\r\n\x1a\n"
-VERSION_MAJOR, VERSION_MINOR = 1, 0
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # the number of channels, the low nibble of a header's mode
-EXACT_FLAG = 0x10  # of its high nibble: whether there are exact squares
-NO_MODEL = bytes(4)  # where all squares are exact: there are no codes, and no weights are needed
-MAX_SIDE = MAX_LENGTH = MAX_NUMBER  # of a picture, of a chunk's payload
-# a 16x16 square costs at least 8 / 160 bits (checked at export), so a header cannot claim what its codes can't hold
-MAX_SQUARES_PER_BYTE = 160
-
+MAX_LENGTH = MAX_NUMBER  # of a chunk's payload
 MAX_CHUNKS = 256  # before the picture: of nothing but tiny ones a file would take many times its size in memory
 
 EXACT, ALPHA, CODES = b"X", b"A", b"C"  # in this order
+TABLE, TILE = b"T", b"P"  # in place of these where there are tiles: the table of tiles, then each of them
 EXIF, ICC, XMP, DPI, COMMENT = b"e", b"i", b"x", b"d", b"c"
 # types of metadata, and what Pillow calls them in `info` and among the options of `save`
 METADATA = {EXIF: "exif", ICC: "icc_profile", XMP: "xmp", DPI: "dpi", COMMENT: "comment"}
-PICTURE = (EXACT, ALPHA, CODES)
+PICTURE = (EXACT, ALPHA, CODES, TABLE, TILE)
 KNOWN = frozenset({*METADATA, *PICTURE})
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What a file says of its picture.
-
-    quality : None for a lossless picture, which has no learned squares.
-    model : the 4-byte id of the decoder's weights; `NO_MODEL` where all squares are exact.
-    exact : whether there are exact squares.
-    """
-
-    width: int
-    height: int
-    mode: str
-    quality: Quality | None
-    model: bytes = NO_MODEL
-    exact: bool = False
-    version: tuple[int, int] = (VERSION_MAJOR, VERSION_MINOR)
-
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Width and height of the whole 16x16 squares that hold the picture."""
-        return -(-self.width // SQUARE) * SQUARE, -(-self.height // SQUARE) * SQUARE
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the decoded array: (height, width) or (height, width, 2..4)."""
-        channels = len(self.mode)
-        return (self.height, self.width) if channels == 1 else (self.height, self.width, channels)
-
-    @property
-    def grey(self) -> bool:
-        """Whether the picture has no colours, with alpha or without."""
-        return self.mode in ("L", "LA")
-
-    @property
-    def learned(self) -> bool:
-        """Whether there are learned squares, and so codes."""
-        return self.model != NO_MODEL
-
-    @property
-    def grids(self) -> Grids:
-        """Rows and columns of the codes of each level."""
-        return grids_of(self.width, self.height)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,60 +41,6 @@ class Chunk:
     kind: bytes
     payload: bytes
     size: int
-
-
-def write_header(header: Header) -> bytes:
-    """The bytes of a header, magic and checksum included; ValueError for what the format cannot hold."""
-    if not (header.exact or (header.learned and header.quality)):
-        raise ValueError(f"a picture needs exact squares, or a quality and a model, got {header}")
-    if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
-        raise ValueError(f"width and height must be 1..{MAX_SIDE}, got {header.width}x{header.height}")
-    mode = {name: number for number, name in MODES.items()}[header.mode] | (EXACT_FLAG if header.exact else 0)
-    steps = 0 if header.quality is None else header.quality.steps
-    version = header.version[0] << 4 | header.version[1]
-    fields = struct.pack("<BBH4s", version, mode, steps, header.model)
-    body = MAGIC + fields + varint(header.width) + varint(header.height)
-    return body + crc(body)
-
-
-def read_header(reader: Reader) -> Header:
-    """Parse and check a header; NotMcqError without our magic, BadFileError for anything else that is wrong."""
-    magic = reader.file.read(len(MAGIC))
-    reader.taken += len(magic)
-    if magic != MAGIC:
-        raise NotMcqError("not an .mcq file")
-    version = reader.read(1, "the header")
-    major, minor = version[0] >> 4, version[0] & 15
-    if major != VERSION_MAJOR:
-        raise BadFileError(
-            f".mcq format version {major}.{minor} is not supported: this pillow_mcquic reads {VERSION_MAJOR}.x; "
-            "a newer release may read it, or the file is damaged"
-        )
-    fields = reader.read(7, "the header")
-    width, raw_width = reader.varint("the width")
-    height, raw_height = reader.varint("the height")
-    if reader.read(4, "the header") != crc(magic + version + fields + raw_width + raw_height):
-        raise BadFileError("damaged .mcq file: the header's checksum is wrong")
-    return _parse_fields(fields, width, height, (major, minor))
-
-
-def _parse_fields(fields: bytes, width: int, height: int, version: tuple[int, int]) -> Header:
-    """The header of mode, quality and model; BadFileError for values that are not allowed."""
-    flagged, steps, model = struct.unpack("<BH4s", fields)
-    mode, exact, learned = flagged & 15, bool(flagged & EXACT_FLAG), model != NO_MODEL
-    if mode > len(MODES) or flagged > (EXACT_FLAG | 15):
-        raise BadFileError(
-            f"this .mcq file holds a kind of picture (mode {flagged}) that this pillow_mcquic does not know; "
-            "a newer release may read it"
-        )
-    try:
-        quality = Quality(steps) if steps or learned else None
-    except ValueError:
-        learned = exact = False
-    if not mode or not width or not height or not (learned or exact):
-        what = f"mode {flagged}, {width}x{height} pixels, quality {steps}/256"
-        raise BadFileError(f"damaged .mcq file: the header says {what}")
-    return Header(width, height, MODES[mode], quality, model, exact, version)
 
 
 def write_chunk(kind: bytes, payload: bytes) -> bytes:
@@ -176,19 +72,27 @@ def _chunk_rest(reader: Reader, kind: bytes, length: int, head: bytes) -> Chunk:
 
 
 def _picture_kinds(header: Header) -> tuple[bytes, ...]:
-    """The chunks that hold the picture, in order."""
-    alpha = header.mode.endswith("A") and header.learned
-    there = {EXACT: header.exact, ALPHA: alpha, CODES: header.learned}
-    return tuple(kind for kind in PICTURE if there[kind])
+    """The chunks that hold a picture without tiles, in order."""
+    there = {EXACT: header.exact, ALPHA: header.alpha and header.learned, CODES: header.learned}
+    return tuple(kind for kind, is_there in there.items() if is_there)
 
 
-def _expect(reader: Reader, expected: bytes, header: Header) -> tuple[int, bytes]:
-    """Payload length and head of the next chunk, which must be of this type; the last one must bear the claim."""
+def _expect(reader: Reader, expected: bytes) -> tuple[int, bytes]:
+    """Payload length and head of the next chunk, which must be of this type."""
     kind, length, head = _chunk_head(reader)
     if kind != expected:
         raise BadFileError(f"damaged .mcq file: chunk {kind.decode()} in place of {expected.decode()}")
-    if kind == _picture_kinds(header)[-1]:
-        check_claim(header, length)
+    return length, head
+
+
+def _expect_of_picture(reader: Reader, expected: bytes, header: Header) -> tuple[int, bytes]:
+    """`_expect` in a picture without tiles: the last chunk must bear the claim of the header."""
+    length, head = _expect(reader, expected)
+    if expected == _picture_kinds(header)[-1] and length < least_length(header.tiles.whole.squares):
+        what = "codes" if header.learned else "exact squares"
+        raise BadFileError(
+            f"damaged .mcq file: {length} bytes of {what} cannot hold {header.width}x{header.height} pixels"
+        )
     return length, head
 
 
@@ -197,37 +101,48 @@ def measure_picture(reader: Reader, header: Header) -> int:
 
     The file is moved; BadFileError as `read_picture`, as far as heads can tell.
     """
+    if header.tile_side is not None:
+        table, entries = _read_table(reader, header)
+        return table.size + sum(_tile_size(entry) for entry in entries)
     size, kinds = 0, _picture_kinds(header)
     for expected in kinds:
-        length, head = _expect(reader, expected, header)
+        length, head = _expect_of_picture(reader, expected, header)
         if expected != kinds[-1]:
             reader.file.seek(length + 4, io.SEEK_CUR)
         size += len(head) + length + 4
     return size
 
 
-def least_length(header: Header) -> int:
-    """Bytes that the codes, or without any the exact chunk, have at least."""
-    rows, columns = header.grids[1]
-    return -(-rows * columns // MAX_SQUARES_PER_BYTE)
+def _tile_size(entry: Entry) -> int:
+    """Bytes of the chunk of a tile."""
+    length = sum(entry.lengths)
+    return 1 + len(varint(length)) + length + 4
 
 
-def check_claim(header: Header, length: int) -> None:
-    """BadFileError when so few bytes of codes, or of exact squares, cannot hold so large a picture."""
-    if length < least_length(header):
-        what = "codes" if header.learned else "exact squares"
-        raise BadFileError(
-            f"damaged .mcq file: {length} bytes of {what} cannot hold {header.width}x{header.height} pixels"
-        )
+def _read_table(reader: Reader, header: Header) -> tuple[Chunk, list[Entry]]:
+    """The table of tiles, and what it says."""
+    chunk, grid = _chunk_rest(reader, TABLE, *_expect(reader, TABLE)), header.tiles
+    payload = Reader(io.BytesIO(chunk.payload))
+    boxes = map(grid.box, range(len(grid)))
+    entries = unpack_table(payload, boxes, alpha=header.alpha, learned=header.learned, exact=header.exact)
+    if payload.taken != len(chunk.payload):
+        raise BadFileError("damaged .mcq file: the table of tiles is longer than it should be")
+    return chunk, entries
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A whole file in memory, checked."""
+    """A file in memory, checked.
+
+    `chunks` before those of the picture; of the `tiles` those that were not asked for, or are damaged where that was
+    allowed, are None; `picture_size` is that of all chunks of the picture.
+    """
 
     header: Header
     chunks: tuple[Chunk, ...]
     header_size: int
+    tiles: tuple[Tile | None, ...]
+    picture_size: int
 
     def get(self, kind: bytes) -> bytes | None:
         """Payload of the chunk of a type, None without it."""
@@ -235,20 +150,32 @@ class File:
 
     @property
     def codes(self) -> bytes:
-        """The code stream; empty where all squares are exact."""
-        return self.get(CODES) or b""
+        """The code stream of a picture without tiles; empty where all squares are exact."""
+        (tile,) = self.tiles
+        return (tile and tile.codes) or b""
 
 
-def read(file: IO[bytes]) -> File:
+def peek(file: IO[bytes]) -> Header:
+    """The header of a file, which is not moved; errors as of `read`."""
+    start = file.tell()
+    header = read_header(Reader(file))
+    file.seek(start)
+    return header
+
+
+def read(file: IO[bytes], box: Box | None = None, reach: int = 0) -> File:
     """Read a file up to the end of its picture; what follows is not touched.
 
+    box: if given, only the tiles that have pixels within `reach` around it are kept, and checked.
     NotMcqError without our magic; BadFileError with a sentence for every other fault.
     """
     reader = Reader(file)
     header = read_header(reader)
     header_size = reader.taken
     metadata = read_metadata(reader, header)
-    return File(header, (*metadata, *read_picture(reader, header)), header_size)
+    start = reader.taken
+    tiles = read_picture(reader, header, box and box.grown(reach, header.tiles.whole))
+    return File(header, tuple(metadata), header_size, tiles, reader.taken - start)
 
 
 def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
@@ -268,13 +195,49 @@ def read_metadata(reader: Reader, header: Header) -> list[Chunk]:
             unpack_dpi(chunks[-1].payload)
 
 
-def read_picture(reader: Reader, header: Header) -> tuple[Chunk, ...]:
-    """The chunks of the picture, checked: exact squares, alpha, codes, as far as it has them."""
-    chunks = []
-    for kind in _picture_kinds(header):
-        length, head = _expect(reader, kind, header)
-        chunks.append(_chunk_rest(reader, kind, length, head))
-    return tuple(chunks)
+def read_picture(
+    reader: Reader, header: Header, box: Box | None = None, *, tolerant: bool = False
+) -> tuple[Tile | None, ...]:
+    """The tiles of the picture, checked.
+
+    Parameters
+    ----------
+    reader : before the chunks of the picture.
+    box : if given, other tiles than those it touches are skipped: None.
+    tolerant : whether tiles that are damaged, or cut off, are None; else BadFileError.
+    """
+    if header.tile_side is None:
+        found = {
+            kind: _chunk_rest(reader, kind, *_expect_of_picture(reader, kind, header))
+            for kind in _picture_kinds(header)
+        }
+        payloads = {kind: chunk.payload for kind, chunk in found.items()}
+        return (Tile(payloads.get(CODES), payloads.get(EXACT), not header.learned, payloads.get(ALPHA)),)
+    return tuple(_read_tiles(reader, header, box, tolerant))
+
+
+def _read_tiles(reader: Reader, header: Header, box: Box | None, tolerant: bool) -> Iterator[Tile | None]:
+    _, entries = _read_table(reader, header)
+    wanted = None if box is None else set(header.tiles.touching(box))
+    for number, entry in enumerate(entries):
+        size, length = _tile_size(entry), sum(entry.lengths)
+        try:
+            if wanted is not None and number not in wanted:
+                reader.skip(size, "a tile")
+                yield None
+                continue
+            data = reader.read(size, f"tile {number}")
+        except BadFileError:
+            if not tolerant:
+                raise
+            yield None
+            continue
+        if data[:-4] != TILE + varint(length) + data[-4 - length : -4] or data[-4:] != crc(data[:-4]):
+            if not tolerant:
+                raise BadFileError(f"damaged .mcq file: the checksum of tile {number} is wrong")
+            yield None
+            continue
+        yield entry.split(data[-4 - length : -4])
 
 
 def pack_dpi(dpi: tuple[float, float]) -> bytes:
@@ -291,12 +254,18 @@ def unpack_dpi(payload: bytes) -> tuple[float, float]:
     raise BadFileError("damaged .mcq file: the dpi chunk is not two positive numbers")
 
 
-def write(header: Header, chunks: dict[bytes, bytes]) -> bytes:
-    """A whole file: header, then chunks by type in the order the format asks for.
+def write(header: Header, metadata: dict[bytes, bytes], tiles: list[Tile]) -> bytes:
+    """A whole file: header, metadata by chunk type, and the picture.
 
-    Without codes the exact chunk is filled up with zeros to the least length of such a picture.
+    tiles: all of them, or one for a picture without; what is exact is filled up with zeros to the least length.
     """
-    if not header.learned:
-        chunks = {**chunks, EXACT: chunks[EXACT].ljust(least_length(header), b"\0")}
-    ordered = sorted(chunks.items(), key=lambda item: PICTURE.index(item[0]) if item[0] in PICTURE else -1)
-    return b"".join([write_header(header), *(write_chunk(kind, payload) for kind, payload in ordered)])
+    grid = header.tiles
+    filled = [tile.filled(grid.box(number).squares) for number, tile in enumerate(tiles)]
+    chunks = list(metadata.items())
+    if header.tile_side is None:
+        (tile,) = filled
+        of_picture = ((EXACT, tile.exact), (ALPHA, tile.alpha), (CODES, tile.codes))
+        chunks += [(kind, payload) for kind, payload in of_picture if payload is not None]
+    else:
+        chunks += [(TABLE, pack_table(filled))] + [(TILE, b"".join(tile.parts)) for tile in filled]
+    return b"".join([write_header(header), *(write_chunk(kind, payload) for kind, payload in chunks)])

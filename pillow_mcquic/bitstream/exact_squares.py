@@ -11,31 +11,12 @@ from PIL import Image
 
 from ..errors import BadFileError
 from . import vp8l
-from .grids import SQUARE
+from .grids import SQUARE, Box, Grid
+from .tiles import Tile
 
 NAME = "exact squares"  # in errors
 
 Squares = NDArray[np.bool_]  # (rows, columns) of level 1's grid: whether a square is exact
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """Pixels from (left, top) to before (right, bottom)."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.right - self.left, self.bottom - self.top
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 def box_of(squares: Squares, width: int, height: int) -> Box:
@@ -128,11 +109,11 @@ def unpack(payload: bytes, width: int, height: int, mode: str, *, whole: bool) -
     return ExactSquares(squares, box, vp8l.decode(stream, *box.size, 1 if mode.startswith("L") else 3, NAME))
 
 
-def count(payload: bytes | None, rows: int, columns: int, *, whole: bool) -> int:
-    """How many squares an exact chunk holds; BadFileError where its map is damaged."""
-    if payload is None or whole:
-        return 0 if payload is None else rows * columns
-    return int(unpack_map(payload, rows, columns)[0].sum())
+def count(tile: Tile, squares_of: Grid) -> int:
+    """How many squares of a tile of so many rows and columns are exact; BadFileError where its map is damaged."""
+    if tile.exact is None or tile.whole:
+        return 0 if tile.exact is None else squares_of[0] * squares_of[1]
+    return int(unpack_map(tile.exact, *squares_of)[0].sum())
 
 
 def reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
@@ -140,8 +121,17 @@ def reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return pixels if scale == 1 else np.asarray(Image.fromarray(pixels).reduce(scale))
 
 
-def put(exact: ExactSquares, into: NDArray[np.uint8], scale: int = 1) -> None:
-    """Put exact squares over a decoded picture (H, W) or (H, W, 3) of 1/`scale` of the sides."""
-    small = reduced(exact.pixels, scale)
-    left, top, mask = exact.box.left // scale, exact.box.top // scale, exact.mask(scale)
-    into[top : top + len(mask), left : left + mask.shape[1]][mask] = small[mask]
+def put(exact: ExactSquares, into: NDArray[np.uint8], part: Box, scale: int = 1) -> None:
+    """Put exact squares over pixels.
+
+    into: (h, w, channels) of a part of the tile, which is a box of it at 1/`scale` of the sides.
+    """
+    small, whole = reduced(exact.pixels, scale), exact.box.reduced(scale)
+    common = whole.cut(part)
+    source, place = common.seen_from(whole).slices, common.seen_from(part).slices
+    pixels = small.reshape(*small.shape[:2], -1)[source]
+    if exact.squares is None:
+        into[place] = pixels
+    else:
+        mask = exact.mask(scale)[source]
+        into[place][mask] = pixels[mask]

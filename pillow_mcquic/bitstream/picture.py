@@ -1,20 +1,25 @@
-"""Pixels of any kind -> the chunks of a file."""
+"""Pixels of any kind -> the bytes of a file."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..quality import Quality
 from . import alpha, container, exact_squares, vp8l
-from .container import ALPHA, CODES, EXACT, Header
 from .exact_squares import Squares
+from .file_header import MODES, NO_MODEL, Header
+from .grids import Box, TileGrid
+from .tiles import Tile
 
 Pixels = NDArray[np.uint8]
+
+TILE_SIDE = 2048
+LARGE = 1 << 22  # pixels, beyond which a picture is coded in tiles
 
 
 def split_channels(pixels: Pixels) -> tuple[str, Pixels, Pixels | None]:
@@ -29,7 +34,7 @@ def split_channels(pixels: Pixels) -> tuple[str, Pixels, Pixels | None]:
     channels = pixels.shape[2]
     transparency = pixels[:, :, -1] if channels in (2, 4) else None
     colours = pixels[:, :, :3] if channels >= 3 else np.repeat(pixels[:, :, :1], 3, 2)
-    return container.MODES[channels], np.ascontiguousarray(colours), transparency
+    return MODES[channels], np.ascontiguousarray(colours), transparency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Picture:
     mode, colours, alpha : of `split_channels`.
     metadata : payloads by chunk type.
     exact_effort : method and quality of `vp8l.encode`.
+    tile_side : of the tiles it is coded in; None for none.
     """
 
     mode: str
@@ -48,61 +54,62 @@ class Picture:
     alpha: Pixels | None
     metadata: dict[bytes, bytes]
     exact_effort: dict[str, int]
+    tile_side: int | None
 
     @classmethod
     def of(cls, pixels: Pixels, exact_effort: dict[str, int], metadata: Mapping[bytes, bytes] | None = None) -> Picture:
-        """The picture of an array; ValueError as of `split_channels`."""
-        return cls(*split_channels(pixels), dict(metadata or {}), exact_effort)
+        """The picture of an array, in tiles if it is large; ValueError as of `split_channels`."""
+        mode, colours, transparency = split_channels(pixels)
+        height, width = colours.shape[:2]
+        large = width * height > LARGE or max(width, height) >= vp8l.MAX_SIDE
+        return cls(mode, colours, transparency, dict(metadata or {}), exact_effort, TILE_SIDE if large else None)
+
+    @property
+    def tiles(self) -> TileGrid:
+        """The tiles; one where there are none."""
+        height, width = self.colours.shape[:2]
+        return TileGrid(width, height, self.tile_side)
 
     def write_lossless(self) -> bytes:
-        """The file with all pixels as they are; ValueError for sides that are too long."""
-        height, width = self.colours.shape[:2]
-        if max(height, width) >= vp8l.MAX_SIDE:
-            raise ValueError(f"sides of lossless pictures must be below {vp8l.MAX_SIDE}, got {width}x{height}")
-        return self._write_exact(None, self.colours)
+        """The file with all pixels as they are."""
+        boxes = map(self.tiles.box, range(len(self.tiles)))
+        return self.write(None, NO_MODEL, [self.whole(self.colours[box.slices], box) for box in boxes])
 
-    def write(
-        self,
-        quality: Quality,
-        model: bytes,
-        codes: bytes | None,
-        squares: Squares | None = None,
-        colours: Pixels | None = None,
-    ) -> bytes:
-        """The file of learned squares, of exact ones, or both.
+    def whole(self, colours: Pixels, box: Box) -> Tile:
+        """The tile of a box with all squares exact, of these colours (H, W, 3)."""
+        pixels = self._stored(colours)
+        if self.alpha is not None:
+            pixels = np.dstack([pixels, self.alpha[box.slices]])
+        return Tile(None, exact_squares.pack(pixels, None, **self.exact_effort), whole=True)
 
-        Parameters
-        ----------
-        quality : of either.
-        model : id of the decoder of the codes.
-        codes : of the learned squares; None where all are exact.
-        squares, colours : which are exact, and the pixels (H, W, 3) that those hold; None for none.
+    def mixed(self, colours: Pixels, squares: Squares) -> Tile:
+        """The tile of some exact squares, which hold these colours (H, W, 3); codes are still to come."""
+        return Tile(None, exact_squares.pack(self._stored(colours), squares, **self.exact_effort), whole=False)
+
+    def write(self, quality: Quality | None, model: bytes, tiles: Sequence[Tile]) -> bytes:
+        """The file of its tiles, to which alpha is added.
+
+        quality, model: as of `Header`; the model that of codes where there are any.
         """
-        if codes is None:
-            assert colours is not None
-            return self._write_exact(quality, colours)
-        chunks = self.metadata | {CODES: codes}
-        if squares is not None:
-            assert colours is not None
-            chunks[EXACT] = exact_squares.pack(self._stored(colours), squares, **self.exact_effort)
-        if self.alpha is not None:
-            chunks[ALPHA] = self._packed_alpha
-        height, width = self.colours.shape[:2]
-        return container.write(Header(width, height, self.mode, quality, model, squares is not None), chunks)
+        learned = any(tile.codes is not None for tile in tiles)
+        exact = any(tile.exact is not None for tile in tiles)
+        width, height = self.tiles.width, self.tiles.height
+        header = Header(width, height, self.mode, quality, model if learned else NO_MODEL, exact, self.tile_side)
+        return container.write(header, self.metadata, [self._with_alpha(*tile) for tile in enumerate(tiles)])
 
-    def _write_exact(self, quality: Quality | None, colours: Pixels) -> bytes:
-        pixels, (height, width) = self._stored(colours), colours.shape[:2]
-        if self.alpha is not None:
-            pixels = np.dstack([pixels, self.alpha])
-        chunks = self.metadata | {EXACT: exact_squares.pack(pixels, None, **self.exact_effort)}
-        return container.write(Header(width, height, self.mode, quality, exact=True), chunks)
+    def _with_alpha(self, number: int, tile: Tile) -> Tile:
+        if self.alpha is None or tile.whole:
+            return tile
+        if number not in self._packed_alpha:
+            plane = self.alpha[self.tiles.box(number).slices]
+            self._packed_alpha[number] = alpha.pack(np.ascontiguousarray(plane))
+        return dataclasses.replace(tile, alpha=self._packed_alpha[number])
 
     def _stored(self, colours: Pixels) -> Pixels:
         """Colours (H, W, 3) as files have them: (H, W) for grey."""
-        return np.ascontiguousarray(colours[:, :, 0]) if self.mode in ("L", "LA") else colours
+        return np.ascontiguousarray(colours[:, :, 0] if self.mode in ("L", "LA") else colours)
 
     @functools.cached_property
-    def _packed_alpha(self) -> bytes:
-        """The payload of the alpha chunk."""
-        assert self.alpha is not None
-        return alpha.pack(np.ascontiguousarray(self.alpha))
+    def _packed_alpha(self) -> dict[int, bytes]:
+        """Payloads of alpha by tile, as far as they were needed: a search for a size writes a picture often."""
+        return {}

@@ -42,6 +42,11 @@ class Reader:
         self.taken += count
         return b"".join(parts)
 
+    def skip(self, count: int, what: str) -> None:
+        """Pass over exactly `count` bytes; BadFileError if short."""
+        for start in range(0, count, 1 << 20):
+            self.read(min(1 << 20, count - start), what)
+
     def put_back(self, data: bytes) -> None:
         """Let the next reads give these bytes again."""
         self.ahead = data

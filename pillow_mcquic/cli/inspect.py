@@ -7,16 +7,13 @@ import sys
 
 from PIL import Image
 
-from .. import __version__, codec, weights_files
-from ..bitstream import container, exact_squares
-from ..bitstream.container import ALPHA, CODES, COMMENT, DPI, EXACT, METADATA
+from .. import __version__, codec, decoding, loading, weights_files
+from ..bitstream import container, exact_squares, file_header
+from ..bitstream.container import COMMENT, DPI, METADATA
+from ..bitstream.grids import grids_of
 from ..quality import describe
 from .arguments import Commands
 from .jobs import expand, find_inputs
-
-CHUNK_NAMES = {CODES: "learned squares", EXACT: "exact squares", ALPHA: "alpha"} | {
-    kind: name.replace("_", " ") for kind, name in METADATA.items()
-}
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,14 +37,18 @@ def info_command(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             raise OSError(f"{args.file}: {error}") from error
     header, pixels = parsed.header, parsed.header.width * parsed.header.height
-    total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks)
+    total = parsed.header_size + sum(chunk.size for chunk in parsed.chunks) + parsed.picture_size
     print(f"{args.file}: {header.width}x{header.height} {header.mode}, {describe(header.quality)}")
     model = f"model {header.model.hex()}" if header.learned else "no model"
     print(f"format {header.version[0]}.{header.version[1]}, {model}, {describe_squares(parsed)}")
+    if header.tile_side is not None:
+        print(f"{len(header.tiles)} tiles of {header.tile_side}x{header.tile_side} pixels")
     print(f"{total} bytes, {8 * total / pixels:.4f} bpp; header {parsed.header_size} bytes")
     for chunk in parsed.chunks:
-        name = CHUNK_NAMES.get(chunk.kind, "unknown, skipped")
-        print(f"  chunk {chunk.kind.decode()} ({name}): {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp")
+        name = METADATA[chunk.kind].replace("_", " ") if chunk.kind in METADATA else "unknown, skipped"
+        print(f"  {name}: {chunk.size} bytes, {8 * chunk.size / pixels:.4f} bpp (chunk {chunk.kind.decode()})")
+    for name, size in measure_parts(parsed).items():
+        print(f"  {name}: {size} bytes, {8 * size / pixels:.4f} bpp")
     for kind in (COMMENT, DPI):
         payload = parsed.get(kind)
         if payload is not None:
@@ -58,9 +59,25 @@ def info_command(args: argparse.Namespace) -> int:
 
 def describe_squares(file: container.File) -> str:
     """How many squares are learned, and how many exact."""
-    rows, columns = file.header.grids[1]
-    exact = exact_squares.count(file.get(EXACT), rows, columns, whole=not file.header.learned)
-    return f"{rows * columns - exact} learned squares, {exact} exact"
+    every, exact = 0, 0
+    for number, tile in enumerate(file.tiles):
+        rows, columns = grids_of(*file.header.tiles.box(number).size)[1]
+        every += rows * columns
+        exact += exact_squares.count(tile, (rows, columns)) if tile is not None else 0
+    return f"{every - exact} learned squares, {exact} exact"
+
+
+def measure_parts(file: container.File) -> dict[str, int]:
+    """Bytes of what the picture is made of, as far as it is there."""
+    tiles = [tile for tile in file.tiles if tile is not None]
+    parts = {
+        "learned squares": [tile.codes for tile in tiles],
+        "exact squares": [tile.exact for tile in tiles],
+        "alpha": [tile.alpha for tile in tiles],
+    }
+    sizes = {name: sum(len(part) for part in found if part is not None) for name, found in parts.items()}
+    rest = file.picture_size - sum(sizes.values())
+    return {name: size for name, size in sizes.items() if size} | {"their frame": rest}
 
 
 def printable(text: bytes) -> str:
@@ -79,7 +96,7 @@ def verify_command(args: argparse.Namespace) -> int:
                 trailing = len(file.read(1))
             if not args.quick:
                 codec.check_sizes([parsed.header])
-                codec.decode_file(parsed)
+                decoding.decode_file(parsed)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             failures += 1
             print(f"{path}: {error}", file=sys.stderr)
@@ -94,10 +111,10 @@ def version_command(args: argparse.Namespace) -> int:
     from importlib.metadata import version
 
     # what a report of broken weights needs comes before the weights
-    print(f"pillow_mcquic {__version__}, format {container.VERSION_MAJOR}.{container.VERSION_MINOR}")
+    print(f"pillow_mcquic {__version__}, format {file_header.VERSION_MAJOR}.{file_header.VERSION_MINOR}")
     print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {version('torch')}")
     print(f"constriction {version('constriction')}, numpy {version('numpy')}", flush=True)
-    encoder = codec.load_encoder("cpu")
+    encoder = loading.load_encoder("cpu")
 
     import torch
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.container import Header
 from ..bitstream.grids import SQUARE, Grids
 from ..errors import BadFileError, DamagedStreamError
 from ..model.model import Cascade
@@ -40,6 +38,18 @@ class Coded:
         return Coded([codes[at] for codes in self.codes], [classes[at] for classes in self.classes])
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Pictures, or tiles, on the way to their pixels: all that does not see across the borders of tiles.
+
+    features (B, hyper_width, h, w); first (B, channels, h, w): of `Decoder.features` and `Decoder.first_bank`.
+    """
+
+    coded: Coded
+    features: Tensor
+    first: Tensor
+
+
 class Decoder:
     """One model on one device: streams -> codes, and codes -> pixels.
 
@@ -54,22 +64,22 @@ class Decoder:
         """Qualities as networks are given them, (n,) float32 on the device."""
         return torch.tensor([float(q) for q in qualities], dtype=torch.float32, device=self.device.where)
 
-    def read(self, streams: Sequence[bytes], header: Header, scale: int = 1) -> Coded:
+    def read(self, streams: Sequence[bytes], quality: Quality, grids: Grids, scale: int = 1) -> Coded:
         """Code streams of pictures of one size and quality -> their codes and classes; BadFileError when damaged.
 
         For previews of 1/`scale` reading stops after the banks of level 1 that they are made of.  A bank's classes come
         from the device, and its codes go there, for all pictures at once.
         """
         try:
-            return self._read([entropy.Decoder(stream) for stream in streams], header, self.config.banks_at(scale))
+            decoders = [entropy.Decoder(stream) for stream in streams]
+            return self._read(decoders, quality, grids, self.config.banks_at(scale))
         except DamagedStreamError as error:
             raise BadFileError(f"damaged .mcq file: {error}") from error
 
     @torch.inference_mode()
-    def _read(self, decoders: list[entropy.Decoder], header: Header, banks: int) -> Coded:
+    def _read(self, decoders: list[entropy.Decoder], quality: Quality, grids: Grids, banks: int) -> Coded:
         coded, device = Coded([], []), self.device.where
-        assert header.quality is not None
-        state = self.bundle.entropy_model.begin(header.quality, header.grids, len(decoders), device)
+        state = self.bundle.entropy_model.begin(quality, grids, len(decoders), device)
         for number in range(banks):
             classes, tables = state.classes(number), self.bundle.tables[number]
             of_pictures = classes.flatten(2).cpu().numpy()
@@ -85,6 +95,19 @@ class Decoder:
         return coded
 
     @torch.inference_mode()
+    def without_codes(self, quality: Quality, grids: Grids, scale: int = 1) -> Coded:
+        """A picture whose codes are all 0, as far as `scale` needs them."""
+        state = self.bundle.entropy_model.begin(quality, grids, 1, self.device.where)
+        coded = Coded([], [])
+        for number in range(self.config.banks_at(scale)):
+            bank = self.config.banks[number]
+            shape = 1, bank.groups, len(bank.stages), *grids[bank.level]
+            coded.classes.append(state.classes(number))
+            coded.codes.append(torch.zeros(shape, dtype=torch.int16, device=self.device.where))
+            state.push(number, coded.codes[number])
+        return coded
+
+    @torch.inference_mode()
     def classes(self, codes: list[Tensor], quality: Quality, grids: Grids) -> list[Tensor]:
         """The classes that belong to codes of all banks."""
         state = self.bundle.entropy_model.begin(quality, grids, len(codes[0]), self.device.where)
@@ -94,42 +117,48 @@ class Decoder:
             state.push(number, known)
         return classes
 
-    def pixels(self, coded: Coded, header: Header, scale: int = 1) -> NDArray[np.uint8]:
-        """Codes and classes of one picture -> (H, W, 3), or (H, W) for grey modes.
-
-        scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, rounded up, which needs fewer
-        codes (see `read`) and no synthesis.
-        """
-        assert header.quality is not None
-        images = self.images(coded, self.quality_tensor(header.quality), grey=header.grey, scale=scale)
-        cropped = images[0][:, : -(-header.height // scale), : -(-header.width // scale)].permute(1, 2, 0)
-        pixels: NDArray[np.uint8] = cropped.contiguous().cpu().numpy()
-        return pixels[:, :, 0] if header.grey else pixels
-
     @torch.inference_mode()
     def images(self, coded: Coded, quality: Tensor, *, grey: bool = False, scale: int = 1) -> Tensor:
-        """Codes and classes, quality (B,) -> (B, 3 or 1, h * 16 / scale, w * 16 / scale) uint8 on the device."""
-        model, (B, _, _, h, w) = self.model, coded.codes[-1].shape
+        """Codes and classes, quality (B,) -> (B, 3 or 1, h * 16 / scale, w * 16 / scale) uint8 on the device.
+
+        scale: 1, or 2, 4, 8 for a picture of a half, a quarter, an eighth of the sides, which needs fewer codes (see
+        `read`) and no synthesis.
+        """
+        B, _, _, h, w = coded.codes[-1].shape
         with self.device.networks():
-            features = self.features(coded, quality)
-            first = self.first_bank(coded, quality)
-            side = SQUARE // scale
+            prepared, side = self.prepare(coded, quality), SQUARE // scale
             # channels last in memory, so that an array comes out without another copy
             out = empty_planes(B, 1 if grey else 3, h * side, w * side, torch.uint8, self.device.where)
-            reach = model.reach if scale == 1 else model.preview_reach
-            for inner, outer in windows(h, w, self.device.window_positions // B, reach):
-                own, seen, here = within(inner, outer), features[outer], out[magnified(inner, side)]
-                z1 = self.latent(coded, outer, first[outer], seen, quality)
-                if scale == 1:
-                    self._synthesise(z1, seen, quality, own, here)
-                else:
-                    small = model.previews(z1, seen, scale)[magnified(own, side)]
-                    small = small.mean(1, keepdim=True) if grey else small
-                    here[:] = small.mul_(255).round_().clamp_(0, 255)
+            for inner, outer in windows(h, w, self.device.window_positions // B, self.reach(scale)):
+                z1 = self.latent(prepared, outer, quality)
+                here = out[magnified(inner, side)]
+                self.show(z1, prepared.features[outer], quality, within(inner, outer), here, scale)
         return out
 
+    def reach(self, scale: int) -> int:
+        """Positions of level 1 around a window that its pixels, at 1/`scale` of the sides, depend on."""
+        return self.model.reach if scale == 1 else self.model.preview_reach
+
+    def prepare(self, coded: Coded, quality: Tensor) -> Prepared:
+        """All that is done for a whole picture, or tile, at once."""
+        return Prepared(coded, self.features(coded, quality), self.first_bank(coded, quality))
+
+    def show(self, z1: Tensor, features: Tensor, quality: Tensor, own: Window, out: Tensor, scale: int) -> None:
+        """Put the pixels of a window into `out` (B, 3 or 1, ...), uint8.
+
+        Parameters
+        ----------
+        z1, features : of level 1, in the window and within reach around it.
+        own : the window without what is around it.
+        """
+        if scale == 1:
+            self._synthesise(z1, features, quality, own, out)
+            return
+        small = self.model.previews(z1, features, scale)[magnified(own, SQUARE // scale)]
+        small = small.mean(1, keepdim=True) if out.shape[1] == 1 else small
+        out[:] = small.mul_(255).round_().clamp_(0, 255)
+
     def _synthesise(self, z1: Tensor, features: Tensor, quality: Tensor, own: Window, out: Tensor) -> None:
-        """Put the pixels of a window into `out` (B, 3 or 1, ...): `own` is the window without its margin."""
         synthesis = self.model.synthesis
 
         def pixels(z1: Tensor, last: Tensor) -> Tensor:
@@ -161,11 +190,9 @@ class Decoder:
         residuals = self.model.sum_codewords(number, coded.codes[number], coded.classes[number])
         return self.model.checkerboard.restore(residuals, quality)
 
-    def latent(self, coded: Coded, window: Window, first: Tensor, features: Tensor, quality: Tensor) -> Tensor:
-        """Quantised latent of level 1 in a window (B, channels, h, w), as far as there are codes.
-
-        first, features: of `first_bank` and `features`, there.
-        """
+    def latent(self, prepared: Prepared, window: Window, quality: Tensor) -> Tensor:
+        """Quantised latent of level 1 in a window (B, channels, h, w), as far as there are codes."""
+        coded, first, features = prepared.coded, prepared.first[window], prepared.features[window]
         model, banks = self.model, range(self.config.banks_of(1).start + 1, len(coded.codes))
         parts = [
             model.sum_codewords(number, coded.codes[number][window], coded.classes[number][window]) for number in banks

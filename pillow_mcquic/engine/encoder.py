@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,18 +12,21 @@ from torch import Tensor
 
 from ..bitstream import entropy
 from ..bitstream.coding_order import next_context
-from ..bitstream.grids import SQUARE, Grids, grids_of
+from ..bitstream.grids import LEVELS, SQUARE, Box, Grid, Grids, grids_of
 from ..model.coding_state import CodingState
+from ..model.inversion import ROUNDS, Inversion, inversion_share
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade
 from ..model.nearest import group_of
 from ..model.rate_distortion import Rates
+from ..nn.layers import unit_range
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
 from .bundle import EncoderBundle
 from .decoder import Coded, Decoder
 from .device import Device
-from .windows import run_windowed, windows, within
+from .surroundings import Surroundings
+from .windows import magnified, run_windowed, windows, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,19 @@ class Analysed:
     features: Tensor
 
 
+class Encoded(NamedTuple):
+    """What an encoder chose, and what `refinement.refine` needs: residuals of level 1, in steps, and what is around."""
+
+    coded: Coded
+    residuals: Tensor
+    around: Surroundings
+
+    def pictures(self, numbers: list[int]) -> Encoded:
+        """Some of the pictures."""
+        around = Surroundings(self.around.latent[numbers], self.around.inside)
+        return Encoded(self.coded.pictures(numbers), self.residuals[numbers], around)
+
+
 class Encoder:
     """One model on one device: pixels -> codes, and codes -> streams."""
 
@@ -45,6 +62,7 @@ class Encoder:
         self.config = self.decoder.config
         self.model = bundle.on(device.where)
         self.searches = bundle.searches(device.where)
+        self.inversion = Inversion()
 
     def images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H, W) uint8 on the device."""
@@ -59,22 +77,34 @@ class Encoder:
             return self._analyse(pad_to_multiple(images, SQUARE))
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, quality: Quality, analysed: Analysed | None = None) -> tuple[Coded, Tensor]:
-        """Images -> their codes and classes, and the residuals of level 1 in steps, for `refinement.refine`.
+    def encode(
+        self, images: Tensor, quality: Quality, analysed: Analysed | None = None, inside: Box | None = None
+    ) -> Encoded:
+        """Images -> their codes and classes, and what `refinement.refine` needs.
 
         Parameters
         ----------
         images : (B, 3, H, W) uint8 on the device.
         quality : of all of them.
         analysed : what `analyse` gave for these images.
+        inside : the part that is coded, from multiples of 64 pixels on; by default all.
         """
-        grids, q = grids_of(images.shape[3], images.shape[2]), self.decoder.quality_tensor(quality)
+        q, padded = self.decoder.quality_tensor(quality), pad_to_multiple(images, SQUARE)
+        part = Box(0, 0, images.shape[3], images.shape[2]) if inside is None else inside
         with self.device.networks():
             if analysed is None:
-                analysed = self._analyse(pad_to_multiple(images, SQUARE))
+                analysed = self._analyse(padded)
             else:
                 analysed = Analysed(analysed.shortcut.clone(), analysed.features)
-            return self._choose(self._latent(analysed, q), quality, grids, q)
+            y1 = self._latent(analysed, q)
+            y2, y3 = self._hyper_latents(y1, q)
+            grids, origin = grids_of(*part.size), {n: (part.top >> n + 3, part.left >> n + 3) for n in LEVELS}
+            y = {n: _cut(x, origin[n], grids[n]) for n, x in ((1, y1), (2, y2), (3, y3))}
+            around = Surroundings(y1, part.reduced(SQUARE))
+            if y[1].shape != y1.shape:
+                y[1] = y[1].clone()  # around it the latent has to stay
+            coded, residuals = self._choose(padded, y, around, quality, grids, q)
+            return Encoded(coded, residuals, around)
 
     def write(self, coded: Coded, banks: range | None = None) -> list[bytes]:
         """Codes and classes -> the code stream of each picture; banks: of these alone, to know its length."""
@@ -136,14 +166,15 @@ class Encoder:
             y1[inner].addcmul_(deviations.float(), self.decoder.model.spread)
         return y1
 
-    def _choose(self, y1: Tensor, quality: Quality, grids: Grids, q: Tensor) -> tuple[Coded, Tensor]:
-        """Latent of level 1, overwritten -> codes and classes; and the residuals of level 1, in steps."""
-        model, B = self.decoder.model, len(y1)
-        y2, y3 = self._hyper_latents(y1, q)
+    def _choose(
+        self, images: Tensor, y: dict[int, Tensor], around: Surroundings, quality: Quality, grids: Grids, q: Tensor
+    ) -> tuple[Coded, Tensor]:
+        """Padded images, and the latents of a part by level, overwritten -> codes and classes; residuals of level 1."""
+        model, B = self.decoder.model, len(images)
         state = self.bundle.decoder.entropy_model.begin(quality, grids, B, self.device.where)
         cascade, coded = Cascade(model, q, grids), Coded([], [])
-        for level, y in ((3, y3), (2, y2)):
-            residuals = (y if cascade.mean is None else y - cascade.mean) * model.gain(level, q)
+        for level in (3, 2):
+            residuals = (y[level] if cascade.mean is None else y[level] - cascade.mean) * model.gain(level, q)
             found = self.choose_level(level, residuals, state, q)
             parts = [
                 model.sum_codewords(number, codes, classes)
@@ -152,7 +183,8 @@ class Encoder:
             cascade.push(level, torch.cat(parts, 1))
             coded = Coded(coded.codes + found.codes, coded.classes + found.classes)
         assert cascade.features is not None
-        residuals = self._subtract_mean(y1, cascade.features).mul_(model.gain(1, q))
+        self._invert(images, y[1], around, cascade.features, q)
+        residuals = self._subtract_mean(y[1], cascade.features).mul_(model.gain(1, q))
         found = self.choose_level(1, residuals, state, q)
         return Coded(coded.codes + found.codes, coded.classes + found.classes), residuals
 
@@ -164,6 +196,18 @@ class Encoder:
         positions = self.device.window_positions // 4
         run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
+
+    def _invert(self, images: Tensor, y1: Tensor, around: Surroundings, features: Tensor, q: Tensor) -> None:
+        """Move the latent of level 1, in place, to where synthesis gives the picture back (`model.inversion`)."""
+        model, share = self.decoder.model, inversion_share(q)[:, None, None, None]
+        for _ in range(ROUNDS if bool(share.any()) else 0):
+            before = y1.clone()
+            for inner, outer in around.windows(self.device.window_positions // len(y1), model.synthesis.reach):
+                latent = around.around(outer, before[around.own(outer)])
+                decoded = model.synthesise(latent, around.nearest(outer, features), q)
+                decoded = decoded[magnified(within(inner, outer), SQUARE)]
+                left = unit_range(images[magnified(inner, SQUARE)]) - decoded
+                y1[around.own(inner)] += share * self.inversion.correction(model.synthesis.klt, left)
 
     def _subtract_mean(self, y1: Tensor, features: Tensor) -> Tensor:
         """Residuals of level 1, in place of the latent."""
@@ -207,3 +251,8 @@ class Encoder:
         rows = max(1, self.device.search_positions // (len(x) * x.shape[3]))
         blocks = zip(torch.split(x, rows, 2), torch.split(classes, rows, 2), strict=True)
         return torch.cat([self.searches[number].codes(*block) for block in blocks], 3)
+
+
+def _cut(x: Tensor, origin: tuple[int, int], grid: Grid) -> Tensor:
+    """A part of planes (B, C, ...): so many rows and columns."""
+    return x[:, :, origin[0] : origin[0] + grid[0], origin[1] : origin[1] + grid[1]]

@@ -23,10 +23,11 @@ from ..nn.linear import int8_products
 from ..nn.ms_ssim import Original
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
-from .decoder import Coded, Decoder
+from .decoder import Coded, Decoder, Prepared
 from .device import WINDOW_POSITIONS
-from .encoder import Encoder
-from .windows import Window, magnified, windows, within
+from .encoder import Encoded, Encoder
+from .surroundings import Surroundings
+from .windows import Window, magnified, within
 
 # steps that a slope of one bit a step moves a latent, in the first and in the last iteration
 RATE, LAST_RATE = 0.06, 0.012
@@ -35,15 +36,12 @@ SMALLEST = 0.05  # slope, in bits a step, below which a latent moves in proporti
 TEMPERATURE = 2.5  # bits, of `expected_gradient`: more than its codewords scatter by, and slopes are smoother
 
 
-def refine(
-    encoder: Encoder, images: Tensor, residuals: Tensor, coded: Coded, quality: Quality, iterations: int
-) -> Coded:
+def refine(encoder: Encoder, images: Tensor, encoded: Encoded, quality: Quality, iterations: int) -> Coded:
     """Codes and classes, those of level 1 refined, picture by picture; takes some 80 bytes a pixel.
 
     Parameters
     ----------
-    images : (B, 3, H, W) uint8 on the encoder's device.
-    residuals, coded : what `Encoder.encode` gave for them.
+    images, encoded : what was given to, and came from, `Encoder.encode`.
     quality : of all of them.
     iterations : 1 or more.
 
@@ -53,46 +51,44 @@ def refine(
     """
     padded = pad_to_multiple(images, SQUARE)
     refined = [
-        _refine(encoder, padded[i : i + 1], residuals[i : i + 1], coded.pictures([i]), quality, iterations)
-        for i in range(len(images))
+        _refine(encoder, padded[i : i + 1], encoded.pictures([i]), quality, iterations) for i in range(len(images))
     ]
-    banks = range(len(coded.codes))
+    banks = range(len(encoded.coded.codes))
     return Coded(
         [torch.cat([one.codes[number] for one in refined]) for number in banks],
         [torch.cat([one.classes[number] for one in refined]) for number in banks],
     )
 
 
-def _refine(
-    encoder: Encoder, image: Tensor, residuals: Tensor, coded: Coded, quality: Quality, iterations: int
-) -> Coded:
+def _refine(encoder: Encoder, image: Tensor, encoded: Encoded, quality: Quality, iterations: int) -> Coded:
     """`refine` for one picture, padded."""
+    coded, residuals, around = encoded
     decoder, device = encoder.decoder, encoder.device
-    model, q, grids = decoder.model, decoder.quality_tensor(quality), grids_of(image.shape[3], image.shape[2])
+    model, q = decoder.model, decoder.quality_tensor(quality)
+    width, height = (SQUARE * side for side in around.inside.size)
     best, least = coded, float("inf")
     # gradients are float32's or bfloat16's, so what is compared with them is too
     with torch.inference_mode(False), torch.no_grad(), device.networks(), int8_products(False):
-        views = views_of(decoder, image)
+        views = views_of(decoder, image, around)
         residuals = residuals.clone()  # what was made in inference mode may not change out of it
         squares = torch.zeros_like(residuals)
         features = decoder.features(coded, q)
         coarse = range(decoder.config.banks_of(1).start)
-        known = decoder.bundle.entropy_model.begin(quality, grids, 1, device.where)
+        known = decoder.bundle.entropy_model.begin(quality, grids_of(width, height), 1, device.where)
         for number in coarse:
             known.push(number, coded.codes[number])
         for done in range(iterations + 1):
             last = done == iterations
-            first = decoder.first_bank(coded, q)
-            distortion, gradient = distort(
-                decoder, encoder.bundle.config.distortion, views, coded, first, features, q, want_gradient=not last
-            )
+            prepared = Prepared(coded, features, decoder.first_bank(coded, q))
+            measure = encoder.bundle.config.distortion
+            distortion, gradient = distort(decoder, measure, views, prepared, around, q, want_gradient=not last)
             cost = distortion + 8 * len(encoder.write(coded, decoder.config.banks_of(1))[0])
             if cost < least:
                 best, least = coded, cost
             if last:
                 break
             gradient /= model.gain(1, q)
-            slopes, steps = expected_slopes(encoder, residuals, coded, first, gradient)
+            slopes, steps = expected_slopes(encoder, residuals, prepared, gradient)
             squares.lerp_(slopes.square(), 1 - MEMORY)
             usual = squares.div(1 - MEMORY ** (done + 1)).sqrt_()
             rate = RATE * (LAST_RATE / RATE) ** (done / max(1, iterations - 1))
@@ -103,20 +99,19 @@ def _refine(
 
 
 class View(NamedTuple):
-    """A window of the picture."""
+    """A window of what is coded; `outer` is what synthesis sees of it and around it."""
 
     inner: Window
-    outer: Window  # what synthesis sees of it
+    outer: Window
     original: Original
 
 
-def views_of(decoder: Decoder, image: Tensor) -> list[View]:
-    """All of a picture, (1, 3, h * 16, w * 16) uint8, in windows."""
-    h, w = (side // SQUARE for side in image.shape[2:])
+def views_of(decoder: Decoder, image: Tensor, around: Surroundings) -> list[View]:
+    """All that is coded of a picture, (1, 3, h * 16, w * 16) uint8, in windows."""
     positions = min(decoder.device.window_positions, WINDOW_POSITIONS)  # a gradient takes several times the memory
     return [
         View(inner, outer, Original(unit_range(image[magnified(inner, SQUARE)])))
-        for inner, outer in windows(h, w, positions, decoder.model.reach)
+        for inner, outer in around.windows(positions, decoder.model.reach)
     ]
 
 
@@ -124,9 +119,8 @@ def distort(
     decoder: Decoder,
     measure: Distortion,
     views: list[View],
-    coded: Coded,
-    first: Tensor,
-    features: Tensor,
+    prepared: Prepared,
+    around: Surroundings,
     q: Tensor,
     *,
     want_gradient: bool,
@@ -135,36 +129,37 @@ def distort(
 
     Parameters
     ----------
-    views : all of a picture, as of `views_of`.
-    first, features : what the decoder makes of the codes.
+    views : all that is coded, as of `views_of`.
+    prepared : what the decoder makes of the codes.
+    around : what is around it.
     want_gradient : otherwise it is 0.
 
     Returns
     -------
     Bits, and (1, channels, h, w).
     """
-    model, (h, w) = decoder.model, first.shape[2:]
+    model, (h, w) = decoder.model, prepared.first.shape[2:]
     gradient = empty_planes(1, decoder.config.channels(1), h, w, device=decoder.device.where).zero_()
     total = 0.0
     for inner, outer, original in views:
-        z1 = decoder.latent(coded, outer, first[outer], features[outer], q)
+        own = around.own(outer)
+        z1 = around.around(outer, decoder.latent(prepared, own, q))
         with torch.set_grad_enabled(want_gradient):
-            decoded = model.synthesise(z1.requires_grad_(want_gradient), features[outer], q)
+            decoded = model.synthesise(z1.requires_grad_(want_gradient), around.nearest(outer, prepared.features), q)
             decoded = decoded[magnified(within(inner, outer), SQUARE)]
             bits = measure.of(decoded, original, q).sum() * decoded[0, 0].numel()
         if want_gradient:
-            gradient[outer] += torch.autograd.grad(bits, z1)[0]
+            gradient[own] += torch.autograd.grad(bits, z1)[0][around.place(outer)]
         total += float(bits.detach())
     return total, gradient
 
 
-def expected_slopes(
-    encoder: Encoder, residuals: Tensor, coded: Coded, first: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
+def expected_slopes(encoder: Encoder, residuals: Tensor, prepared: Prepared, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """`BankSearch.slopes` of all of level 1, and the steps, (1, channels, h, w); gradient: in the residuals.
 
-    first: the decoder's first bank; what is beyond its codewords is a mean, not quantised.
+    What is beyond the codewords of the first bank is a mean, not quantised.
     """
+    coded, first = prepared.coded, prepared.first
     model, config = encoder.decoder.model, encoder.config
     number = config.banks_of(1).start
     quantised = model.sum_codewords(number, coded.codes[number], coded.classes[number])

@@ -8,6 +8,8 @@ from types import EllipsisType
 
 from torch import Tensor
 
+from ..bitstream.grids import Box
+
 Window = tuple[EllipsisType, slice, slice]  # of planes (..., h, w)
 
 
@@ -33,6 +35,15 @@ def windows(h: int, w: int, positions: int, reach: int) -> Iterator[tuple[Window
             outer_rows = slice(max(0, top - reach), min(h, bottom + reach))
             outer_columns = slice(max(0, left - reach), min(w, right + reach))
             yield (..., slice(top, bottom), slice(left, right)), (..., outer_rows, outer_columns)
+
+
+def windows_in(part: Box, whole: Box, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
+    """Cut a part of a grid as `windows` does; the margins go as far as the whole grid does."""
+    width, height = part.size
+    for (_, rows, columns), _ in windows(height, width, positions, reach):
+        left, top = part.left, part.top
+        inner = Box(left + columns.start, top + rows.start, left + columns.stop, top + rows.stop)
+        yield (..., *inner.slices), (..., *inner.grown(reach, whole).slices)
 
 
 def within(inner: Window, outer: Window) -> Window:

@@ -38,8 +38,8 @@ class Inversion:
         def matrix() -> Tensor:
             square = klt.double() @ klt.double().t()
             square.diagonal().add_(RIDGE)
-            return torch.linalg.solve(square, klt.double()).float()  # of the transpose, whose inverse is symmetric
+            inverse: Tensor = torch.linalg.solve(square, klt.double())  # transposed: the square is symmetric
+            return inverse.float()
 
         patches = to_patches(left.contiguous(memory_format=torch.channels_last), 16)
-        found: Tensor = (patches @ self._matrix(klt, torch.float32, matrix)).permute(0, 3, 1, 2)
-        return found
+        return (patches @ self._matrix(klt, torch.float32, matrix)).permute(0, 3, 1, 2)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..bitstream.coding_order import next_context
-from ..bitstream.container import MAX_SQUARES_PER_BYTE, Header
 from ..bitstream.range_coder import TOTAL_BITS
 from ..bitstream.tables import normalise_counts, pack_counts, unpack_counts
+from ..bitstream.tiles import MAX_SQUARES_PER_BYTE
 from ..engine.bundle import ENTROPY_MODEL, PREVIEWS, TABLES, Arrays, DecoderBundle, EncoderBundle, dump_config, save
 from ..engine.decoder import Coded
 from ..engine.device import Device
@@ -93,14 +93,14 @@ class PreviewFit:
         self.decoder = encoder.decoder
         self.products: dict[int, list[torch.Tensor]] = {}
 
-    def add(self, coded: Coded, quality: Quality, size: tuple[int, int]) -> None:
-        """Decode one picture of so many rows and columns, divisible by 16, and take its squares in."""
+    def add(self, coded: Coded, quality: Quality) -> None:
+        """Decode one picture of whole squares, and take them in."""
         decoder, config = self.decoder, self.decoder.config
-        decoded = Image.fromarray(decoder.pixels(coded, Header(size[1], size[0], "RGB", quality, b"")))
+        q = decoder.quality_tensor(quality)
+        decoded = Image.fromarray(decoder.images(coded, q)[0].permute(1, 2, 0).contiguous().numpy())
         with torch.inference_mode(), decoder.device.networks():
-            q = decoder.quality_tensor(quality)
-            features, everything = decoder.features(coded, q), (..., slice(None), slice(None))
-            z1 = decoder.latent(coded, everything, decoder.first_bank(coded, q), features, q)
+            prepared = decoder.prepare(coded, q)
+            features, z1 = prepared.features, decoder.latent(prepared, (..., slice(None), slice(None)), q)
         for scale in PREVIEW_BANKS:
             x = decoder.model.previews.inputs(z1[:, : config.preview_channels(scale)], features).double().flatten(0, 2)
             x = torch.cat([x, torch.ones(len(x), 1)], 1)
@@ -170,7 +170,7 @@ def export(
         counter.add(encode(encoder, crop, quality))
         if i % PREVIEW_EVERY == 0:
             whole = np.ascontiguousarray(crop[: size[0] // 16 * 16, : size[1] // 16 * 16])
-            previews.add(encode(encoder, whole, quality), quality, (whole.shape[0], whole.shape[1]))
+            previews.add(encode(encoder, whole, quality), quality)
         if (i + 1) % 100 == 0:
             print(f"# counted {i + 1}/{crops} crops", flush=True)
     for name, counts in counter.counts.items():
@@ -186,7 +186,7 @@ def export(
 
 def encode(encoder: Encoder, pixels: NDArray[np.uint8], quality: Quality) -> Coded:
     """Codes of one picture, as the deployed encoder chooses them."""
-    return encoder.encode(encoder.images(pixels), quality)[0]
+    return encoder.encode(encoder.images(pixels), quality).coded
 
 
 def check_bytes(objective: Objective, settings: Settings, encoder: Encoder, photos: list[NDArray[np.uint8]]) -> None:

@@ -29,4 +29,4 @@ def train_only(objective: Objective, first: int) -> None:
         if not PER_QUALITY.search(name):
             parameter.requires_grad_(False)
         elif parameter.requires_grad:
-            parameter.register_hook(only_new)  # Adam leaves alone what never had a gradient
+            parameter.register_hook(only_new)  # type: ignore[no-untyped-call]  # Adam leaves alone what never had a gradient

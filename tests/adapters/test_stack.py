@@ -24,7 +24,7 @@ def test_a_stack_is_measured_before_it_is_decoded(pixels: NDArray[np.uint8], mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64)
     assert stack.decode(encoded, 1).shape == (48, 64, 3)
     assert stack.decode(encoded, shape=pixels.shape).shape == pixels.shape  # as large as expected
-    monkeypatch.setattr(pillow_mcquic.codec, "decode_file", None)
+    monkeypatch.setattr(pillow_mcquic.decoding, "decode_file", None)
     with pytest.raises(Image.DecompressionBombError):
         stack.decode(encoded)
     with pytest.raises(ValueError, match="shape"):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import pillow_mcquic
-from pillow_mcquic import codec, weights_files
+from pillow_mcquic import codec, loading, weights_files
 from pillow_mcquic.adapters.torch import decode_codes, decode_tensor, encode_tensor, read_codes
 from pillow_mcquic.bitstream import container
 
@@ -148,7 +148,7 @@ def test_decode_reports_damage(cut: Image.Image) -> None:
 def test_codes_by_level_group_stage(cut: Image.Image, tmp_path: Path) -> None:
     cut.save(tmp_path / "x.mcq", quality=5)
     codes = read_codes(tmp_path / "x.mcq")
-    config = codec.load_decoder(weights_files.default_id()).config
+    config = loading.load_decoder(weights_files.default_id()).config
     for level, (rows, columns) in {1: (5, 7), 2: (3, 4), 3: (2, 2)}.items():
         banks = [config.banks[number] for number in config.banks_of(level)]
         stages = max(len(bank.stages) for bank in banks)

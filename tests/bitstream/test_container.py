@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillow_mcquic.bitstream import container, reader
-from pillow_mcquic.bitstream.container import Header
+from pillow_mcquic.bitstream import container, file_header, reader
+from pillow_mcquic.bitstream.file_header import Header
 from pillow_mcquic.errors import BadFileError, NotMcqError
 from pillow_mcquic.quality import Quality
 
@@ -34,7 +34,7 @@ def test_header_is_these_bytes() -> None:
         b"\x0b\xad\xca\xfe"  # model
         b"\x80\x06\x80\x04"  # 768, 512
     )
-    assert container.write_header(HEADER) == expected + zlib.crc32(expected).to_bytes(4, "little")
+    assert file_header.write_header(HEADER) == expected + zlib.crc32(expected).to_bytes(4, "little")
 
 
 def test_chunk_is_these_bytes() -> None:
@@ -88,7 +88,7 @@ def test_what_is_written_is_read(header: Header, chunks: dict[bytes, bytes], str
     assert parsed.header_size + sum(c.size for c in parsed.chunks) == len(data)
 
 
-@given(st.binary(max_size=200).filter(lambda data: not data.startswith(container.MAGIC)))
+@given(st.binary(max_size=200).filter(lambda data: not data.startswith(file_header.MAGIC)))
 def test_noise_is_not_mcq(data: bytes) -> None:
     with pytest.raises(NotMcqError):
         container.read(io.BytesIO(data))
@@ -97,13 +97,13 @@ def test_noise_is_not_mcq(data: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_noise_after_the_magic_is_a_bad_file(data: bytes) -> None:
     with pytest.raises(BadFileError):
-        container.read(io.BytesIO(container.MAGIC + data))
+        container.read(io.BytesIO(file_header.MAGIC + data))
 
 
 @given(st.binary(max_size=200))
 def test_noise_after_a_good_header_is_a_bad_file(data: bytes) -> None:
     with pytest.raises(BadFileError):
-        container.read(io.BytesIO(container.write_header(HEADER) + data))
+        container.read(io.BytesIO(file_header.write_header(HEADER) + data))
 
 
 def test_every_truncation_says_truncated_and_how_much() -> None:
@@ -156,7 +156,7 @@ def test_a_byte_of_codes_holds_160_squares() -> None:
 
 def test_lossless_header_is_these_bytes() -> None:
     header = Header(768, 512, "RGBA", None, exact=True)
-    assert container.write_header(header)[8:-4] == b"\x10\x14\0\0\0\0\0\0\x80\x06\x80\x04"
+    assert file_header.write_header(header)[8:-4] == b"\x10\x14\0\0\0\0\0\0\x80\x06\x80\x04"
 
 
 @pytest.mark.parametrize("quality", [None, Quality(1024)])
@@ -178,11 +178,11 @@ def test_exact_chunk_is_filled_up_to_its_claim() -> None:
 
 def test_picture_of_neither_kind_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="exact squares, or a quality and a model"):
-        container.write_header(Header(768, 512, "L", None))
+        file_header.write_header(Header(768, 512, "L", None))
 
 
 def with_fields(mode: int, steps: int, model: bytes) -> bytes:
-    body = container.MAGIC + struct.pack("<BBH4sBB", 0x10, mode, steps, model, 16, 16)
+    body = file_header.MAGIC + struct.pack("<BBH4sBB", 0x10, mode, steps, model, 16, 16)
     return body + reader.crc(body)
 
 
@@ -197,13 +197,13 @@ def with_fields(mode: int, steps: int, model: bytes) -> bytes:
 )
 def test_header_that_makes_no_sense_is_refused(mode: int, steps: int, model: bytes) -> None:
     with pytest.raises(BadFileError, match=f"the header says mode {mode}"):
-        container.read_header(reader.Reader(io.BytesIO(with_fields(mode, steps, model))))
+        file_header.read_header(reader.Reader(io.BytesIO(with_fields(mode, steps, model))))
 
 
 @pytest.mark.parametrize("mode", [0x05, 0x0F, 0x23, 0x43, 0x83])
 def test_mode_from_the_future_is_refused_with_advice(mode: int) -> None:
     with pytest.raises(BadFileError, match=f"mode {mode}.*newer release"):
-        container.read_header(reader.Reader(io.BytesIO(with_fields(mode, 1024, b"\1\2\3\4"))))
+        file_header.read_header(reader.Reader(io.BytesIO(with_fields(mode, 1024, b"\1\2\3\4"))))
 
 
 def test_exact_picture_needs_its_chunk() -> None:
@@ -214,7 +214,7 @@ def test_exact_picture_needs_its_chunk() -> None:
 def test_forged_length_allocates_nothing() -> None:
     import tracemalloc
 
-    forged = container.write_header(HEADER) + b"C" + reader.varint(2**28 - 1) + b"short"
+    forged = file_header.write_header(HEADER) + b"C" + reader.varint(2**28 - 1) + b"short"
     tracemalloc.start()
     with pytest.raises(BadFileError, match="truncated"):
         container.read(io.BytesIO(forged))
@@ -224,7 +224,7 @@ def test_forged_length_allocates_nothing() -> None:
 
 
 def test_more_chunks_than_anybody_writes_are_refused() -> None:
-    start, chunk = container.write_header(HEADER), container.write_chunk(b"z", b"")
+    start, chunk = file_header.write_header(HEADER), container.write_chunk(b"z", b"")
     end = container.write_chunk(container.CODES, b"word" * 30)
     container.read(io.BytesIO(start + 256 * chunk + end))
     with pytest.raises(BadFileError, match="more than 256 chunks"):
@@ -233,7 +233,7 @@ def test_more_chunks_than_anybody_writes_are_refused() -> None:
 
 def test_chunk_twice_is_refused() -> None:
     data = file_of({b"c": b"x"})
-    start = len(container.write_header(HEADER))
+    start = len(file_header.write_header(HEADER))
     chunk = container.write_chunk(b"c", b"x")
     with pytest.raises(BadFileError, match="twice"):
         container.read(io.BytesIO(data[:start] + chunk + data[start:]))

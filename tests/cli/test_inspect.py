@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pillow_mcquic import cli
-from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream import container, file_header
 from pillow_mcquic.quality import Quality
 
 from ..conftest import PHOTO
@@ -88,7 +88,7 @@ def test_a_comment_does_not_steer_the_terminal(
 
 
 def test_info_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header = container.Header(20, 10, "RGB", Quality(512), b"\1\2\3\4")
+    header = file_header.Header(20, 10, "RGB", Quality(512), b"\1\2\3\4")
     (tmp_path / "x.mcq").write_bytes(container.write(header, {b"C": b"1234", b"c": b"hello", b"z": b"?"}))
     assert cli.main(["info", str(tmp_path / "x.mcq")]) == 0
     printed = capsys.readouterr().out

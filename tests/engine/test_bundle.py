@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pillow_mcquic import codec, weights_files
+from pillow_mcquic import loading, weights_files
 from pillow_mcquic.engine import bundle as bundles
 from pillow_mcquic.engine.bundle import DecoderBundle
 from pillow_mcquic.model.config import Config, EncoderConfig
@@ -85,5 +85,5 @@ def test_an_encoder_under_the_name_of_another_decoder_is_refused(tmp_path: Path,
 
 
 def test_a_model_is_loaded_once(bundle: DecoderBundle) -> None:
-    assert codec.load_decoder(bundle.id).bundle is bundle
-    assert codec.load_encoder().bundle is codec.load_encoder("cpu").bundle
+    assert loading.load_decoder(bundle.id).bundle is bundle
+    assert loading.load_encoder().bundle is loading.load_encoder("cpu").bundle

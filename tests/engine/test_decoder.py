@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_mcquic import codec
+from pillow_mcquic import loading
 from pillow_mcquic.bitstream import container
 from pillow_mcquic.model.config import PREVIEW_BANKS
 
@@ -22,7 +22,7 @@ def file(photo: Image.Image) -> container.File:
 
 @pytest.mark.parametrize("scale", PREVIEW_BANKS)
 def test_a_preview_reads_only_the_banks_it_needs(scale: int, file: container.File) -> None:
-    decoder = codec.load_decoder(file.header.model)
+    decoder = loading.load_decoder(file.header.model)
     every, some = (decoder.read([file.codes], file.header, s).codes for s in (1, scale))
     assert len(some) == 2 + PREVIEW_BANKS[scale] < len(every)
     assert all(torch.equal(a, b) for a, b in zip(some, every, strict=False))
@@ -30,7 +30,7 @@ def test_a_preview_reads_only_the_banks_it_needs(scale: int, file: container.Fil
 
 def test_pictures_of_a_batch_are_read_as_each_alone(file: container.File, photo: Image.Image) -> None:
     other = container.read(io.BytesIO(to_bytes(photo.crop((10, 20, 311, 223)))))
-    decoder = codec.load_decoder(file.header.model)
+    decoder = loading.load_decoder(file.header.model)
     both = decoder.read([file.codes, other.codes], file.header)
     for i, single in enumerate((file, other)):
         alone = decoder.read([single.codes], file.header)
@@ -41,7 +41,7 @@ def test_pictures_of_a_batch_are_read_as_each_alone(file: container.File, photo:
 
 
 def test_classes_follow_from_codes(file: container.File) -> None:
-    decoder = codec.load_decoder(file.header.model)
+    decoder = loading.load_decoder(file.header.model)
     coded = decoder.read([file.codes], file.header)
     classes = decoder.classes(coded.codes, file.header.quality, file.header.grids)
     assert all(torch.equal(a, b) for a, b in zip(classes, coded.classes, strict=True))
@@ -49,4 +49,4 @@ def test_classes_follow_from_codes(file: container.File) -> None:
 
 def test_a_stream_that_is_too_long_is_damaged(file: container.File) -> None:
     with pytest.raises(OSError, match=r"damaged \.mcq file: the code stream does not end"):
-        codec.load_decoder(file.header.model).read([file.codes + bytes(64)], file.header)
+        loading.load_decoder(file.header.model).read([file.codes + bytes(64)], file.header)

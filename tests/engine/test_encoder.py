@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_mcquic import codec
-from pillow_mcquic.bitstream.container import Header
+from pillow_mcquic import loading
+from pillow_mcquic.bitstream.file_header import Header
 from pillow_mcquic.engine.bundle import EncoderBundle
 from pillow_mcquic.engine.device import Device
 from pillow_mcquic.engine.encoder import Encoder
@@ -25,7 +25,7 @@ def pixels_of(photo: Image.Image, width: int, height: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(300, 200), (1, 1), (33, 400)])
 def test_a_stream_gives_the_codes_back(size: tuple[int, int], photo: Image.Image) -> None:
-    encoder, quality = codec.load_encoder(), Quality(900)
+    encoder, quality = loading.load_encoder(), Quality(900)
     coded, _ = encoder.encode(encoder.images(pixels_of(photo, *size)), quality)
     header = Header(*size, "RGB", quality, encoder.bundle.decoder.id)
     read = encoder.decoder.read(encoder.write(coded), header)
@@ -34,7 +34,7 @@ def test_a_stream_gives_the_codes_back(size: tuple[int, int], photo: Image.Image
 
 
 def test_what_qualities_share_is_found_once(photo: Image.Image) -> None:
-    encoder = codec.load_encoder()
+    encoder = loading.load_encoder()
     images = encoder.images(pixels_of(photo, 130, 90))
     analysed = encoder.analyse(images)
     for quality in (Quality(300), Quality(2000), Quality(300)):
@@ -76,7 +76,7 @@ def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle:
 
 
 def test_bits_by_square_add_up_to_the_stream(photo: Image.Image) -> None:
-    encoder, quality = codec.load_encoder("cpu"), Quality(1024)
+    encoder, quality = loading.load_encoder("cpu"), Quality(1024)
     coded, _ = encoder.encode(encoder.images(np.array(photo.crop((0, 0, 330, 250)))), quality)
     bits = encoder.bits(coded)
     assert bits.shape == (16, 21)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from pillow_mcquic import codec
+from pillow_mcquic import loading
 from pillow_mcquic.engine import exact_choice
 from pillow_mcquic.engine.encoder import Encoder
 from pillow_mcquic.quality import Quality
@@ -15,7 +15,7 @@ from pillow_mcquic.quality import Quality
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return codec.load_encoder("cpu")
+    return loading.load_encoder("cpu")
 
 
 def planes(image: Image.Image) -> torch.Tensor:

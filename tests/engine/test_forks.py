@@ -110,9 +110,9 @@ def test_forks_while_a_thread_loads_the_model(small_file: bytes) -> None:
     """A child cannot finish the imports that another thread of its parent had begun."""
     code = (
         "import os, signal, sys, threading, time, pillow_mcquic\n"
-        "from pillow_mcquic import codec, weights_files\n"
+        "from pillow_mcquic import codec, loading, weights_files\n"
         "data = sys.stdin.buffer.read()\n"
-        "threading.Thread(target=codec.load_decoder, args=(weights_files.default_id(),)).start()\n"
+        "threading.Thread(target=loading.load_decoder, args=(weights_files.default_id(),)).start()\n"
         "children = []\n"
         "for _ in range(8):\n"
         "    time.sleep(0.12); pid = os.fork()\n"
@@ -129,7 +129,7 @@ def test_the_range_coder_is_set_up_where_forks_wait() -> None:
     """A child forked while it sets itself up, in its first call, would wait for ever."""
     code = (
         "import numpy._core.multiarray as numpys_own; from pillow_mcquic import codec, weights_files;"
-        "codec.load_decoder(weights_files.default_id());"
+        "loading.load_decoder(weights_files.default_id());"
         "print(hasattr(numpys_own, '_RUST_NUMPY_BORROW_CHECKING_API'))"  # where that is kept
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import pillow_mcquic
-from pillow_mcquic import cli, codec
+from pillow_mcquic import cli, loading
 from pillow_mcquic.adapters.torch import encode_tensor
 from pillow_mcquic.engine import refinement
 from pillow_mcquic.engine.bundle import EncoderBundle
@@ -30,7 +30,7 @@ def cost(picture: Image.Image, data: bytes, quality: int) -> float:
     x, decoded = (
         torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 for image in (picture, from_bytes(data))
     )
-    distortion = codec.load_encoder().bundle.config.distortion
+    distortion = loading.load_encoder().bundle.config.distortion
     return 8 * len(data) / x[0, 0].numel() + distortion.of(decoded, Original(x), torch.tensor([float(quality)])).item()
 
 
@@ -101,12 +101,12 @@ def test_effort_works_in_every_mode_of_the_caller(
 ) -> None:
     """Even where the weights are loaded in a caller's inference mode."""
     crop = photo.crop((300, 80, 470, 250))  # large enough for MS-SSIM
-    monkeypatch.setattr(codec, "loaded_decoders", {})
-    monkeypatch.setattr(codec, "loaded_encoders", {})
+    monkeypatch.setattr(loading, "loaded_decoders", {})
+    monkeypatch.setattr(loading, "loaded_encoders", {})
     with mode():
         data = to_bytes(crop, effort=2)
     assert data == to_bytes(crop, effort=2)
-    encoder = codec.load_encoder()
+    encoder = loading.load_encoder()
     assert not any(p.requires_grad for model in (encoder.model, encoder.decoder.model) for p in model.parameters())
 
 

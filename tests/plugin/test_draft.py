@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pillow_mcquic
-from pillow_mcquic import codec
+from pillow_mcquic import decoding
 from pillow_mcquic.bitstream import container
 
 from ..conftest import psnr, to_bytes
@@ -65,13 +65,13 @@ def test_thumbnail_decodes_a_preview(cut: Image.Image, monkeypatch: pytest.Monke
     full.load()
     full.thumbnail((32, 22))
     scales = []
-    decode_file = codec.decode_file
+    decode_file = decoding.decode_file
 
     def spy(file: container.File, scale: int = 1) -> NDArray[np.uint8]:
         scales.append(scale)
         return decode_file(file, scale)
 
-    monkeypatch.setattr(codec, "decode_file", spy)
+    monkeypatch.setattr(decoding, "decode_file", spy)
     image = Image.open(io.BytesIO(data))
     image.thumbnail((32, 22))
     assert scales == [4]  # thumbnail wants twice the size it ends with

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageFile
 
 import pillow_mcquic
-from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream import container, file_header
 from pillow_mcquic.quality import Quality
 
 
 def forged(width: int, height: int, codes: int) -> bytes:
-    header = container.Header(width, height, "RGB", Quality(1024), bytes.fromhex(plugin_weights()))
+    header = file_header.Header(width, height, "RGB", Quality(1024), bytes.fromhex(plugin_weights()))
     return container.write(header, {container.CODES: bytes(codes)})
 
 
@@ -49,7 +49,7 @@ def test_claim_beyond_the_codes_is_refused_by_open() -> None:
 
 
 def test_unknown_model_is_refused_by_open(small_file: bytes) -> None:
-    header = container.Header(150, 101, "RGB", Quality(1024), b"\1\2\3\4")
+    header = file_header.Header(150, 101, "RGB", Quality(1024), b"\1\2\3\4")
     with pytest.raises(OSError, match="made with model 01020304"):
         Image.open(io.BytesIO(container.write(header, {container.CODES: bytes(1000)})))
 
@@ -68,7 +68,7 @@ def test_load_truncated_images_is_respected(small_file: bytes, monkeypatch: pyte
     "chunks", [b"c\x01x" * 2, b"d\x10" + bytes(16), b"A\x01\0"], ids=["twice", "bad dpi", "alpha in an opaque file"]
 )
 def test_open_and_decode_agree_on_what_is_damaged(chunks: bytes, small_file: bytes) -> None:
-    header = len(container.write_header(container.read(io.BytesIO(small_file)).header))
+    header = len(file_header.write_header(container.read(io.BytesIO(small_file)).header))
     step = len(chunks) // (2 if chunks[:1] == b"c" else 1)
     parts = [chunks[i : i + step] for i in range(0, len(chunks), step)]
     body = b"".join(part + container.crc(part) for part in parts)

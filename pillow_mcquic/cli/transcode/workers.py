@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
-from ... import codec, weights_files
+from ... import loading, weights_files
 from ...runtime import cores
 from .convert import convert
 from .tasks import Outcome, Settings, Task, failed
@@ -139,7 +139,7 @@ def on_ray(settings: Settings, tasks: list[Task], workers: int) -> Iterator[Outc
 
     class Converter:
         def __init__(self) -> None:
-            codec.load_encoder() if settings.suffix == ".mcq" else codec.load_decoder(weights_files.default_id())
+            loading.load_encoder() if settings.suffix == ".mcq" else loading.load_decoder(weights_files.default_id())
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return dataclasses.asdict(convert(settings, Task(**row)))
