@@ -119,8 +119,7 @@ class McqDecoder(ImageFile.PyDecoder):
             file = io.BytesIO(buffer[:expected])  # of `ImageFile.Parser`, which has no file
         else:
             return 0, 0
-        tolerant = ImageFile.LOAD_TRUNCATED_IMAGES and header.tile_side is not None
-        reader = Reader(file)
+        reader, tolerant = Reader(file), ImageFile.LOAD_TRUNCATED_IMAGES
         tiles = container.read_picture(reader, header, tolerant=tolerant)
         parsed = container.File(header, (), 0, tiles, reader.taken)
         # any buffer will do, and a copy of a large picture is large

@@ -17,6 +17,8 @@ from pillow_mcquic import codec, decoding, weights_files
 from pillow_mcquic.bitstream import alpha, container, exact_squares, file_header
 from pillow_mcquic.quality import Quality
 
+from .files import file_of
+
 
 def flips(data: bytes) -> Iterator[bytes]:
     """Every byte inverted, one at a time."""
@@ -68,7 +70,7 @@ def whole_file(data: bytes) -> bytes:
         chunks[container.CODES] = stream
     if learned and mode.endswith("A"):
         chunks[container.ALPHA] = other if fields[0] & 64 else alpha.pack(np.zeros((height, width), "u1"))
-    return container.write(header, chunks)
+    return file_of(header, chunks)
 
 
 def exact_payload(header: file_header.Header, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from pillow_mcquic import runtime
 from pillow_mcquic.bitstream import alpha, container, vp8l
 
 from .conftest import PHOTO, from_bytes, to_bytes
+from .files import chunks_of, file_of
 from .test_golden import GOLDEN, codes_digest
 
 
@@ -71,11 +72,11 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
 def with_alpha(data: bytes, number: int) -> bytes:
     """A file with its alpha stored in another of the ways a reader knows: filter 2, or VP8L (3)."""
     file = container.read(io.BytesIO(data))
-    chunks = {chunk.kind: chunk.payload for chunk in file.chunks}
+    chunks = chunks_of(file)
     plane = alpha.unpack(chunks[container.ALPHA], file.header.width, file.header.height)
     stored = np.diff(plane, axis=0, prepend=np.uint8(0))
     payload = zlib.compress(stored.tobytes(), 9) if number == 2 else vp8l.encode(plane, method=6, quality=90)
-    return container.write(file.header, chunks | {container.ALPHA: bytes([number]) + payload})
+    return file_of(file.header, chunks | {container.ALPHA: bytes([number]) + payload})
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from pillow_mcquic.bitstream import container, file_header
 
 from .conftest import from_bytes, to_bytes
+from .files import chunks_of, file_of
 from .fuzzing import cuts, flips, mutations
 
 
@@ -78,8 +79,7 @@ def test_files_of_one_value_are_not_images(fill: bytes) -> None:
 def rewritten(tiny_file: bytes, codes: bytes) -> bytes:
     """The file with another code stream and right checksums: damage that only the codes can show."""
     parsed = container.read(io.BytesIO(tiny_file))
-    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
-    return container.write(parsed.header, chunks | {container.CODES: codes})
+    return file_of(parsed.header, chunks_of(parsed) | {container.CODES: codes})
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,7 @@ def test_streams_of_noise_never_raise_anything_else(tiny_file: bytes) -> None:
 def test_wrong_size_under_a_right_checksum_is_refused(tiny_file: bytes) -> None:
     parsed = container.read(io.BytesIO(tiny_file))
     header = file_header.Header(400, 300, "RGBA", parsed.header.quality, parsed.header.model)
-    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
-    assert outcome(container.write(header, chunks | {container.CODES: parsed.codes})) == "refused"
+    assert outcome(file_of(header, chunks_of(parsed))) == "refused"
 
 
 def test_trailing_data_is_ignored(tiny_file: bytes) -> None:

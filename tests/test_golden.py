@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pillow_mcquic import codec, loading, runtime
+from pillow_mcquic import codec, decoding, loading, runtime
 from pillow_mcquic.bitstream import container
 from pillow_mcquic.engine.device import int8_native
 
@@ -56,7 +56,7 @@ def codes_digest(path: Path) -> str:
     if not parsed.header.learned:
         return ""
     decoder = loading.load_decoder(parsed.header.model)
-    codes = decoder.read([parsed.codes], parsed.header).codes
+    codes = decoding.read_codes(parsed, 0, decoder).codes
     digest = hashlib.sha256()
     for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3
         digest.update(bank[0].numpy().astype("<i2").tobytes())

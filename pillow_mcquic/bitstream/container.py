@@ -10,10 +10,11 @@ optional: a reader skips it.  The chunks of the picture come last, and which of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import IO
 
 from ..errors import BadFileError
@@ -207,37 +208,43 @@ def read_picture(
     tolerant : whether tiles that are damaged, or cut off, are None; else BadFileError.
     """
     if header.tile_side is None:
-        found = {
-            kind: _chunk_rest(reader, kind, *_expect_of_picture(reader, kind, header))
-            for kind in _picture_kinds(header)
-        }
-        payloads = {kind: chunk.payload for kind, chunk in found.items()}
-        return (Tile(payloads.get(CODES), payloads.get(EXACT), not header.learned, payloads.get(ALPHA)),)
-    return tuple(_read_tiles(reader, header, box, tolerant))
-
-
-def _read_tiles(reader: Reader, header: Header, box: Box | None, tolerant: bool) -> Iterator[Tile | None]:
+        return (_attempt(lambda: _read_only_tile(reader, header), tolerant),)
     _, entries = _read_table(reader, header)
-    wanted = None if box is None else set(header.tiles.touching(box))
+    wanted = range(len(entries)) if box is None else header.tiles.touching(box)
+    found: list[Tile | None] = []
     for number, entry in enumerate(entries):
-        size, length = _tile_size(entry), sum(entry.lengths)
-        try:
-            if wanted is not None and number not in wanted:
-                reader.skip(size, "a tile")
-                yield None
-                continue
-            data = reader.read(size, f"tile {number}")
-        except BadFileError:
-            if not tolerant:
-                raise
-            yield None
-            continue
-        if data[:-4] != TILE + varint(length) + data[-4 - length : -4] or data[-4:] != crc(data[:-4]):
-            if not tolerant:
-                raise BadFileError(f"damaged .mcq file: the checksum of tile {number} is wrong")
-            yield None
-            continue
-        yield entry.split(data[-4 - length : -4])
+        if number in wanted:
+            found.append(_attempt(functools.partial(_read_tile, reader, number, entry), tolerant))
+        else:
+            found.append(_attempt(functools.partial(reader.skip, _tile_size(entry), f"tile {number}"), tolerant))
+    return tuple(found)
+
+
+def _attempt(read: Callable[[], Tile | None], tolerant: bool) -> Tile | None:
+    """What `read` gives; None where that raises BadFileError and that is allowed."""
+    try:
+        return read()
+    except BadFileError:
+        if not tolerant:
+            raise
+        return None
+
+
+def _read_only_tile(reader: Reader, header: Header) -> Tile:
+    """What stands in for a tile in a picture without."""
+    kinds = _picture_kinds(header)
+    chunks = [_chunk_rest(reader, kind, *_expect_of_picture(reader, kind, header)) for kind in kinds]
+    payloads = {chunk.kind: chunk.payload for chunk in chunks}
+    return Tile(payloads.get(CODES), payloads.get(EXACT), not header.learned, payloads.get(ALPHA))
+
+
+def _read_tile(reader: Reader, number: int, entry: Entry) -> Tile:
+    """A tile whose chunk is next; its place follows from the table, so damage to its head is no worse than any."""
+    data, length = reader.read(_tile_size(entry), f"tile {number}"), sum(entry.lengths)
+    head, payload = TILE + varint(length), data[-4 - length : -4]
+    if data != head + payload + crc(head + payload):
+        raise BadFileError(f"damaged .mcq file: the checksum of tile {number} is wrong")
+    return entry.split(payload)
 
 
 def pack_dpi(dpi: tuple[float, float]) -> bytes:

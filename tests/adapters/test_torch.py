@@ -16,6 +16,7 @@ from pillow_mcquic.adapters.torch import decode_codes, decode_tensor, encode_ten
 from pillow_mcquic.bitstream import container
 
 from ..conftest import psnr, to_bytes
+from ..files import file_of
 
 
 def tensor(image: Image.Image) -> torch.Tensor:
@@ -120,7 +121,7 @@ def test_a_damaged_stream_among_others_is_reported(photo: Image.Image, place: in
     crops = [photo.crop((60 * i, 50, 60 * i + 70, 110)) for i in range(3)]
     files = [pillow_mcquic.encode(np.asarray(crop)) for crop in crops]
     file = container.read(io.BytesIO(files[place]))
-    files[place] = container.write(file.header, {container.CODES: file.codes + bytes(64)})
+    files[place] = file_of(file.header, {container.CODES: file.codes + bytes(64)})
     with pytest.raises(OSError, match="damaged"):
         decode_tensor(files)
 

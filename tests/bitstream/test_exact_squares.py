@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillow_mcquic.bitstream import exact_squares
+from pillow_mcquic.bitstream.grids import Box
+from pillow_mcquic.bitstream.tiles import Tile
 from pillow_mcquic.errors import BadFileError
 
 FAST = {"method": 0, "quality": 0}
@@ -70,7 +72,8 @@ def test_exact_pixels_come_back_and_no_others_are_touched(mode: str) -> None:
     pixels = PIXELS if mode == "RGB" else np.ascontiguousarray(PIXELS[:, :, 0])
     payload = exact_squares.pack(pixels, SQUARES, **FAST)
     decoded = np.full_like(pixels, 7)
-    exact_squares.put(exact_squares.unpack(payload, 70, 50, mode, whole=False), decoded)
+    planes = decoded.reshape(50, 70, -1)
+    exact_squares.put(exact_squares.unpack(payload, 70, 50, mode, whole=False), planes, Box(0, 0, 70, 50))
     where = exact_squares.magnify(SQUARES, 16, 50, 70)
     assert np.array_equal(decoded[where], pixels[where])
     assert (decoded[~where] == 7).all()
@@ -88,7 +91,7 @@ def test_whole_picture_comes_back_with_alpha(mode: str) -> None:
 def test_previews_show_means_of_exact_squares(scale: int) -> None:
     exact = exact_squares.unpack(exact_squares.pack(PIXELS, SQUARES, **FAST), 70, 50, "RGB", whole=False)
     small = np.zeros((-(-50 // scale), -(-70 // scale), 3), np.uint8)
-    exact_squares.put(exact, small, scale)
+    exact_squares.put(exact, small, Box(0, 0, 70, 50).reduced(scale), scale)
     side = 16 // scale
     mean = PIXELS[16:32, 32:48].reshape(side, scale, side, scale, 3).mean((1, 3))
     assert np.abs(small[side : 2 * side, 2 * side : 3 * side] - mean).max() <= 0.5 + 1e-6
@@ -96,6 +99,15 @@ def test_previews_show_means_of_exact_squares(scale: int) -> None:
 
 
 def test_count_tells_how_many() -> None:
-    assert exact_squares.count(exact_squares.pack(PIXELS, SQUARES, **FAST), 4, 5, whole=False) == 2
-    assert exact_squares.count(b"any", 4, 5, whole=True) == 20
-    assert exact_squares.count(None, 4, 5, whole=False) == 0
+    mixed = Tile(b"codes", exact_squares.pack(PIXELS, SQUARES, **FAST), whole=False)
+    assert exact_squares.count(mixed, (4, 5)) == 2
+    assert exact_squares.count(Tile(None, b"any", whole=True), (4, 5)) == 20
+    assert exact_squares.count(Tile(b"codes", None, whole=False), (4, 5)) == 0
+
+
+def test_exact_pixels_come_back_in_a_part_alone() -> None:
+    exact = exact_squares.unpack(exact_squares.pack(PIXELS, SQUARES, **FAST), 70, 50, "RGB", whole=False)
+    part = np.full((20, 30, 3), 7, np.uint8)
+    exact_squares.put(exact, part, Box(40, 20, 70, 40))
+    assert np.array_equal(part[:12, :8], PIXELS[20:32, 40:48])
+    assert (part[12:] == 7).all()

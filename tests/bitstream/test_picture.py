@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 
 from pillow_mcquic.bitstream import container, exact_squares
 from pillow_mcquic.bitstream.picture import Picture, split_channels
+from pillow_mcquic.bitstream.tiles import Tile
 from pillow_mcquic.quality import Quality
+
+from ..files import chunks_of
 
 FAST = {"method": 0, "quality": 0}
 ID, CODES = b"\1\2\3\4", b"word" * 30
@@ -20,7 +24,7 @@ def pixels(channels: int) -> np.ndarray:
 
 
 def kinds(data: bytes) -> bytes:
-    return b"".join(chunk.kind for chunk in container.read(io.BytesIO(data)).chunks)
+    return b"".join(chunks_of(container.read(io.BytesIO(data))))
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
@@ -32,19 +36,20 @@ def test_channels_tell_the_mode(channels: int, mode: str) -> None:
 
 def test_learned_picture_has_codes_and_alpha() -> None:
     picture = Picture.of(pixels(4), FAST, {b"c": b"hi"})
-    assert kinds(picture.write(Quality(1024), ID, CODES)) == b"cAC"
+    assert kinds(picture.write(Quality(1024), ID, [Tile(CODES, None, whole=False)])) == b"cAC"
 
 
 def test_exact_squares_come_first() -> None:
     squares = np.zeros((3, 4), np.bool_)
     squares[1, 1] = True
     picture = Picture.of(pixels(4), FAST)
-    assert kinds(picture.write(Quality(1024), ID, CODES, squares, picture.colours)) == b"XAC"
+    tile = dataclasses.replace(picture.mixed(picture.colours, squares), codes=CODES)
+    assert kinds(picture.write(Quality(1024), ID, [tile])) == b"XAC"
 
 
 def test_picture_of_exact_squares_alone_keeps_alpha_among_its_pixels() -> None:
     picture = Picture.of(pixels(4), FAST)
-    data = picture.write(Quality(1024), ID, None, np.ones((3, 4), np.bool_), picture.colours)
+    data = picture.write(Quality(1024), ID, [picture.whole(picture.colours, picture.tiles.whole)])
     file = container.read(io.BytesIO(data))
     assert kinds(data) == b"X"
     assert not file.header.learned
@@ -55,10 +60,12 @@ def test_picture_of_exact_squares_alone_keeps_alpha_among_its_pixels() -> None:
 def test_lossless_picture_comes_back(channels: int) -> None:
     file = container.read(io.BytesIO(Picture.of(pixels(channels), FAST).write_lossless()))
     assert (file.header.quality, file.header.learned) == (None, False)
-    exact = exact_squares.unpack(file.get(b"X") or b"", 50, 40, file.header.mode, whole=True)
+    exact = exact_squares.unpack(chunks_of(file)[b"X"], 50, 40, file.header.mode, whole=True)
     assert np.array_equal(exact.pixels.reshape(pixels(channels).shape), pixels(channels))
 
 
-def test_lossless_side_beyond_what_webp_can_is_named() -> None:
-    with pytest.raises(ValueError, match="below 16384, got 16384x1"):
-        Picture.of(np.zeros((1, 16384), np.uint8), FAST).write_lossless()
+@pytest.mark.parametrize(("width", "height", "side"), [(2048, 2048, None), (2049, 2048, 2048), (16384, 1, 2048)])
+def test_a_picture_beyond_four_megapixels_or_what_webp_can_is_in_tiles(
+    width: int, height: int, side: int | None
+) -> None:
+    assert Picture.of(np.zeros((height, width), np.uint8), FAST).tile_side == side

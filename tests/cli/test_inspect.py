@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from pillow_mcquic import cli
-from pillow_mcquic.bitstream import container, file_header
+from pillow_mcquic.bitstream import file_header
 from pillow_mcquic.quality import Quality
 
 from ..conftest import PHOTO
+from ..files import file_of
 
 
 def test_info_and_verify(tmp_path: Path, small_file: bytes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +22,7 @@ def test_info_and_verify(tmp_path: Path, small_file: bytes, capsys: pytest.Captu
     path.write_bytes(small_file)
     assert cli.main(["info", str(path)]) == 0
     printed = capsys.readouterr().out
-    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "chunk C (learned squares): ", "bpp"):
+    for part in ("150x101 RGB, quality 4", "model ", f"{len(small_file)} bytes", "  learned squares: ", "bpp"):
         assert part in printed
     assert cli.main(["verify", str(path)]) == 0
     path.write_bytes(small_file[:-3])
@@ -89,7 +90,7 @@ def test_a_comment_does_not_steer_the_terminal(
 
 def test_info_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = file_header.Header(20, 10, "RGB", Quality(512), b"\1\2\3\4")
-    (tmp_path / "x.mcq").write_bytes(container.write(header, {b"C": b"1234", b"c": b"hello", b"z": b"?"}))
+    (tmp_path / "x.mcq").write_bytes(file_of(header, {b"C": b"1234", b"c": b"hello", b"z": b"?"}))
     assert cli.main(["info", str(tmp_path / "x.mcq")]) == 0
     printed = capsys.readouterr().out
     for part in ("model 01020304", "comment: hello", "unknown, skipped"):
@@ -101,7 +102,7 @@ def test_info_tells_learned_and_exact_squares(capsys: pytest.CaptureFixture[str]
     assert cli.main(["info", str(golden / "page.mcq")]) == 0
     printed = capsys.readouterr().out
     assert "55 learned squares, 49 exact" in printed
-    assert "chunk X (exact squares): 423 bytes" in printed
+    assert "exact squares: 416 bytes" in printed
     assert cli.main(["info", str(golden / "lossless.mcq")]) == 0
     printed = capsys.readouterr().out
     assert "91x55 RGBA, lossless" in printed

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pillow_mcquic import loading
-from pillow_mcquic.bitstream.file_header import Header
+from pillow_mcquic.bitstream.grids import grids_of
 from pillow_mcquic.engine.bundle import EncoderBundle
 from pillow_mcquic.engine.device import Device
 from pillow_mcquic.engine.encoder import Encoder
@@ -26,9 +26,8 @@ def pixels_of(photo: Image.Image, width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(300, 200), (1, 1), (33, 400)])
 def test_a_stream_gives_the_codes_back(size: tuple[int, int], photo: Image.Image) -> None:
     encoder, quality = loading.load_encoder(), Quality(900)
-    coded, _ = encoder.encode(encoder.images(pixels_of(photo, *size)), quality)
-    header = Header(*size, "RGB", quality, encoder.bundle.decoder.id)
-    read = encoder.decoder.read(encoder.write(coded), header)
+    coded = encoder.encode(encoder.images(pixels_of(photo, *size)), quality).coded
+    read = encoder.decoder.read(encoder.write(coded), quality, grids_of(*size))
     for a, b in zip(read.codes + read.classes, coded.codes + coded.classes, strict=True):
         assert torch.equal(a, b)
 
@@ -38,24 +37,24 @@ def test_what_qualities_share_is_found_once(photo: Image.Image) -> None:
     images = encoder.images(pixels_of(photo, 130, 90))
     analysed = encoder.analyse(images)
     for quality in (Quality(300), Quality(2000), Quality(300)):
-        alone, shared = encoder.encode(images, quality)[0], encoder.encode(images, quality, analysed)[0]
+        alone, shared = encoder.encode(images, quality).coded, encoder.encode(images, quality, analysed).coded
         assert all(torch.equal(a, b) for a, b in zip(alone.codes, shared.codes, strict=True))
 
 
 def test_windows_give_the_codes_and_pixels_of_the_whole(
     photo: Image.Image, encoder_bundle: EncoderBundle, float32: None
 ) -> None:
-    quality, header = Quality(1024), Header(768, 400, "RGB", Quality(1024), encoder_bundle.decoder.id)
+    quality, grids = Quality(1024), grids_of(768, 400)
     whole = Encoder(encoder_bundle, dataclasses.replace(Device.choose("cpu", 1 << 20), block_positions=1 << 20))
     windowed = Encoder(encoder_bundle, Device.choose("cpu", window_positions=150))
     images = whole.images(pixels_of(photo, 768, 400))
-    coded, other = (encoder.encode(images, quality)[0] for encoder in (whole, windowed))
+    coded, other = (encoder.encode(images, quality).coded for encoder in (whole, windowed))
     for a, b in zip(coded.codes, other.codes, strict=True):
         assert torch.equal(a, b)
     for scale in (1, 2, 4, 8):
-        read = whole.decoder.read(whole.write(coded), header, scale)
-        expected = whole.decoder.pixels(read, header, scale).astype(int)
-        assert abs(expected - windowed.decoder.pixels(read, header, scale)).max() <= 1
+        read, q = whole.decoder.read(whole.write(coded), quality, grids, scale), whole.decoder.quality_tensor(quality)
+        expected, found = (encoder.decoder.images(read, q, scale=scale).int() for encoder in (whole, windowed))
+        assert (expected - found).abs().max() <= 1
 
 
 def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle: EncoderBundle) -> None:
@@ -77,7 +76,7 @@ def test_the_decoder_finds_the_checkerboard_means_of_the_encoder(encoder_bundle:
 
 def test_bits_by_square_add_up_to_the_stream(photo: Image.Image) -> None:
     encoder, quality = loading.load_encoder("cpu"), Quality(1024)
-    coded, _ = encoder.encode(encoder.images(np.array(photo.crop((0, 0, 330, 250)))), quality)
+    coded = encoder.encode(encoder.images(np.array(photo.crop((0, 0, 330, 250)))), quality).coded
     bits = encoder.bits(coded)
     assert bits.shape == (16, 21)
     assert float(bits.sum()) == pytest.approx(8 * len(encoder.write(coded)[0]), rel=0.02)

@@ -41,7 +41,7 @@ def page(photo: Image.Image) -> Image.Image:
 
 def choice_of(encoder: Encoder, image: Image.Image, quality: float) -> exact_choice.Choice | None:
     images = encoder.images(np.array(image))
-    coded, _ = encoder.encode(images, Quality.parse(quality))
+    coded = encoder.encode(images, Quality.parse(quality)).coded
     return exact_choice.choose(encoder, images, coded, Quality.parse(quality))
 
 

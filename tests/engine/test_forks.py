@@ -128,7 +128,7 @@ def test_forks_while_a_thread_loads_the_model(small_file: bytes) -> None:
 def test_the_range_coder_is_set_up_where_forks_wait() -> None:
     """A child forked while it sets itself up, in its first call, would wait for ever."""
     code = (
-        "import numpy._core.multiarray as numpys_own; from pillow_mcquic import codec, weights_files;"
+        "import numpy._core.multiarray as numpys_own; from pillow_mcquic import loading, weights_files;"
         "loading.load_decoder(weights_files.default_id());"
         "print(hasattr(numpys_own, '_RUST_NUMPY_BORROW_CHECKING_API'))"  # where that is kept
     )

@@ -17,7 +17,7 @@ from pillow_mcquic.engine import refinement
 from pillow_mcquic.engine.bundle import EncoderBundle
 from pillow_mcquic.engine.decoder import Coded
 from pillow_mcquic.engine.device import Device
-from pillow_mcquic.engine.encoder import Encoder
+from pillow_mcquic.engine.encoder import Encoded, Encoder
 from pillow_mcquic.nn.ms_ssim import Original
 from pillow_mcquic.nn.reshape import pad_to_multiple
 from pillow_mcquic.quality import Quality
@@ -72,11 +72,9 @@ def test_the_slow_search_for_a_target_begins_where_a_quick_one_ended(
 ) -> None:
     crop, qualities = photo.crop((300, 100, 556, 276)), list[Quality]()
 
-    def refine(
-        encoder: Encoder, images: torch.Tensor, residuals: torch.Tensor, coded: Coded, quality: Quality, iterations: int
-    ) -> Coded:
+    def refine(encoder: Encoder, images: torch.Tensor, encoded: Encoded, quality: Quality, iterations: int) -> Coded:
         qualities.append(quality)
-        return coded
+        return encoded.coded
 
     monkeypatch.setattr(refinement, "refine", refine)
     data = to_bytes(crop, max_bytes=3000, effort=2)
@@ -126,11 +124,10 @@ class Refined:
         self.decoder, quality = self.encoder.decoder, Quality(1024)
         images = self.encoder.images(np.array(crop))
         with torch.no_grad():
-            self.coded, _ = self.encoder.encode(images, quality)
+            coded, _, self.around = self.encoder.encode(images, quality)
             self.q = self.decoder.quality_tensor(quality)
-            self.features = self.decoder.features(self.coded, self.q)
-            self.first = self.decoder.first_bank(self.coded, self.q)
-            self.views = refinement.views_of(self.decoder, pad_to_multiple(images, 16))
+            self.prepared = self.decoder.prepare(coded, self.q)
+            self.views = refinement.views_of(self.decoder, pad_to_multiple(images, 16), self.around)
 
     def distort(self, want_gradient: bool) -> tuple[float, torch.Tensor]:
         with torch.no_grad():
@@ -138,9 +135,8 @@ class Refined:
                 self.decoder,
                 self.encoder.bundle.config.distortion,
                 self.views,
-                self.coded,
-                self.first,
-                self.features,
+                self.prepared,
+                self.around,
                 self.q,
                 want_gradient=want_gradient,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,9 +68,9 @@ def test_thumbnail_decodes_a_preview(cut: Image.Image, monkeypatch: pytest.Monke
     scales = []
     decode_file = decoding.decode_file
 
-    def spy(file: container.File, scale: int = 1) -> NDArray[np.uint8]:
+    def spy(file: container.File, scale: int = 1, **options: Any) -> NDArray[np.uint8]:
         scales.append(scale)
-        return decode_file(file, scale)
+        return decode_file(file, scale, **options)
 
     monkeypatch.setattr(decoding, "decode_file", spy)
     image = Image.open(io.BytesIO(data))

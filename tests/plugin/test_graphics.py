@@ -13,6 +13,7 @@ from pillow_mcquic import codec
 from pillow_mcquic.bitstream import container, exact_squares, vp8l
 
 from ..conftest import from_bytes, psnr, to_bytes
+from ..files import chunks_of, file_of
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def page(photo: Image.Image) -> Image.Image:
 
 def squares_of(data: bytes) -> np.ndarray:
     file = container.read(io.BytesIO(data))
-    return exact_squares.unpack_map(file.get(b"X") or b"", *file.header.grids[1])[0]
+    return exact_squares.unpack_map(chunks_of(file)[b"X"], *file.header.grids[1])[0]
 
 
 def test_page_is_smaller_than_without_loss_and_its_text_is_sharp(page: Image.Image) -> None:
@@ -81,12 +82,12 @@ def test_drawing_alone_needs_no_torch_to_open() -> None:
 @pytest.mark.parametrize("kind", [b"X", b"C"])
 def test_damage_under_a_right_checksum_is_an_oserror_or_a_picture(kind: bytes, page: Image.Image) -> None:
     file = container.read(io.BytesIO(to_bytes(page, quality=5)))
-    chunks = {chunk.kind: chunk.payload for chunk in file.chunks}
+    chunks = chunks_of(file)
     for at in range(0, len(chunks[kind]), max(1, len(chunks[kind]) // 25)):
         damaged = bytearray(chunks[kind])
         damaged[at] ^= 0x55
         with contextlib.suppress(OSError):
-            decoded = from_bytes(container.write(file.header, chunks | {kind: bytes(damaged)}))
+            decoded = from_bytes(file_of(file.header, chunks | {kind: bytes(damaged)}))
             assert decoded.size == page.size
 
 

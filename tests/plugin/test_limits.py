@@ -11,10 +11,12 @@ import pillow_mcquic
 from pillow_mcquic.bitstream import container, file_header
 from pillow_mcquic.quality import Quality
 
+from ..files import file_of
+
 
 def forged(width: int, height: int, codes: int) -> bytes:
     header = file_header.Header(width, height, "RGB", Quality(1024), bytes.fromhex(plugin_weights()))
-    return container.write(header, {container.CODES: bytes(codes)})
+    return file_of(header, {container.CODES: bytes(codes)})
 
 
 def plugin_weights() -> str:
@@ -51,7 +53,7 @@ def test_claim_beyond_the_codes_is_refused_by_open() -> None:
 def test_unknown_model_is_refused_by_open(small_file: bytes) -> None:
     header = file_header.Header(150, 101, "RGB", Quality(1024), b"\1\2\3\4")
     with pytest.raises(OSError, match="made with model 01020304"):
-        Image.open(io.BytesIO(container.write(header, {container.CODES: bytes(1000)})))
+        Image.open(io.BytesIO(file_of(header, {container.CODES: bytes(1000)})))
 
 
 def test_load_truncated_images_is_respected(small_file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

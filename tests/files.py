@@ -1,0 +1,27 @@
+"""Files made by hand, and taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream.file_header import Header
+from pillow_mcquic.bitstream.tiles import Tile
+
+X, A, C = container.EXACT, container.ALPHA, container.CODES
+
+
+def file_of(header: Header, chunks: Mapping[bytes, bytes]) -> bytes:
+    """A file of one tile and any other chunks."""
+    others = {kind: payload for kind, payload in chunks.items() if kind not in (X, A, C)}
+    tile = Tile(chunks.get(C), chunks.get(X), whole=not header.learned, alpha=chunks.get(A))
+    return container.write(header, others, [tile])
+
+
+def chunks_of(file: container.File) -> dict[bytes, bytes]:
+    """The payloads of a file of one tile."""
+    (tile,) = file.tiles
+    assert tile is not None
+    payloads = {X: tile.exact, A: tile.alpha, C: tile.codes}
+    found = {kind: payload for kind, payload in payloads.items() if payload is not None}
+    return {chunk.kind: chunk.payload for chunk in file.chunks} | found
