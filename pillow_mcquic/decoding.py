@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .engine.decoder import Coded, Decoder
     from .engine.mosaic import Mosaic
 
-REACH = 7 * SQUARE  # pixels around a box whose tiles its pixels depend on
+REACH = 20 * SQUARE  # pixels around a box whose tiles its pixels depend on, see `engine.mosaic`
 LOST = 128  # what is seen of a tile that is lost
 
 Pixels = NDArray[np.uint8]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .bitstream.exact_squares import Squares
-from .bitstream.grids import SQUARE, Box
+from .bitstream.grids import Box
 from .bitstream.picture import Picture
 from .bitstream.tiles import Tile
 from .quality import Quality
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SHARED_ANALYSIS_PIXELS = 16 << 20  # up to here a size search keeps what all qualities share, at most 11 bytes a pixel
 FIRST_TRY = Quality(1152)  # of a size search: 4.5
 REFINED_GROWTH = 1.02  # of a file at the same quality with effort, about
-MARGIN = 8 * SQUARE  # pixels around a tile that its analysis sees, and within which its synthesis is seen
 
 
 def encode_images(
@@ -82,35 +81,41 @@ def encode_tiles(
 ) -> list[Tile]:
     """An image (1, 3, H, W) uint8 on the encoder's device -> the tiles of its picture; otherwise as `encode_images`.
 
-    First each tile is tried alone.  Then those with exact squares are coded again, with all that is exact in and around
-    them filled; a tile without any learned square near it needs no codes.
+    Squares that are exact are found in each tile alone.  Then all tiles are coded, with what is exact in and around
+    them filled; one without any learned square near it needs no codes.
     """
+    import torch
+
     from .engine import exact_choice
+    from .engine.mosaic import context, in_squares
+    from .engine.tile_encoder import TileEncoder
 
     grid = picture.tiles
-    boxes = [grid.box(number) for number in range(len(grid))]
-    squares: Squares = np.zeros(grid.whole.reduced(SQUARE).size[::-1], np.bool_)
-    tiles = list[Tile]()
-    for box in boxes:
-        around = box.grown(MARGIN, grid.whole)
-        seen = _cut(image, around)
-        encoded = encoder.encode(seen, quality, inside=box.seen_from(around))
-        choice = exact_choice.choose(encoder, _cut(image, box), encoded.coded, quality) if exact else None
-        if choice is None:
-            (codes,) = _write(encoder, seen, encoded, quality, iterations)
-            tiles.append(Tile(codes, None, whole=False))
-        else:
-            squares[box.reduced(SQUARE).slices] = choice.squares
-            tiles.append(_exact_tile(picture, choice, box))
-    for number, box in enumerate(boxes):
-        around = box.grown(MARGIN, grid.whole)
-        near = squares[around.reduced(SQUARE).slices]
-        if tiles[number].codes is None and not near.all():
-            filled = exact_choice.fill(_cut(image, around), near)
-            encoded = encoder.encode(filled, quality, inside=box.seen_from(around))
-            (codes,) = _write(encoder, filled, encoded, quality, iterations)
-            tiles[number] = dataclasses.replace(tiles[number], codes=codes)
-    return tiles
+    whole = in_squares(grid.whole)
+    squares: Squares = np.zeros(whole.size[::-1], np.bool_)
+    tiles: dict[int, Tile] = {}
+    for number in range(len(grid)) if exact else ():
+        box = grid.box(number)
+        part = _cut(image, box)
+        if exact_choice.worth_a_try(part[0]):
+            choice = exact_choice.choose(encoder, part, encoder.encode(part, quality).coded, quality)
+            if choice is not None:
+                squares[in_squares(box).slices] = choice.squares
+                tiles[number] = _exact_tile(picture, choice, box)
+
+    def filled(box: Box) -> torch.Tensor:
+        near, pixels = squares[in_squares(box).slices], _cut(image, box)
+        if near.all():
+            return torch.full_like(pixels, 128)  # nothing is seen of it
+        return exact_choice.fill(pixels, near) if near.any() else pixels
+
+    learned = [
+        number for number in range(len(grid)) if not squares[context(in_squares(grid.box(number)), whole).slices].all()
+    ]
+    for number, images, encoded in TileEncoder(encoder, quality, grid, filled).encode(learned):
+        (codes,) = _write(encoder, images, encoded, quality, iterations)
+        tiles[number] = dataclasses.replace(tiles.get(number, Tile(None, None, whole=False)), codes=codes)
+    return [tiles[number] for number in range(len(grid))]
 
 
 def _cut(image: torch.Tensor, box: Box) -> torch.Tensor:

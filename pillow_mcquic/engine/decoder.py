@@ -30,6 +30,10 @@ class Coded:
     codes: list[Tensor]
     classes: list[Tensor]
 
+    def followed_by(self, others: Coded) -> Coded:
+        """With further banks."""
+        return Coded(self.codes + others.codes, self.classes + others.classes)
+
     def pictures(self, numbers: Sequence[int]) -> Coded:
         """Some of the pictures."""
         at = list(numbers)
@@ -130,7 +134,7 @@ class Decoder:
             # channels last in memory, so that an array comes out without another copy
             out = empty_planes(B, 1 if grey else 3, h * side, w * side, torch.uint8, self.device.where)
             for inner, outer in windows(h, w, self.device.window_positions // B, self.reach(scale)):
-                z1 = self.latent(prepared, outer, quality)
+                z1 = self.latent(prepared, outer, self.model.means.mean_1(prepared.features[outer]), quality)
                 here = out[magnified(inner, side)]
                 self.show(z1, prepared.features[outer], quality, within(inner, outer), here, scale)
         return out
@@ -176,13 +180,16 @@ class Decoder:
         grids = {bank.level: codes.shape[3:] for bank, codes in zip(self.config.banks, coded.codes, strict=False)}
         cascade = Cascade(self.model, quality, {level: (grid[0], grid[1]) for level, grid in grids.items()})
         for level in (3, 2):
-            parts = [
-                self.model.sum_codewords(number, coded.codes[number], coded.classes[number])
-                for number in self.config.banks_of(level)
-            ]
-            cascade.push(level, torch.cat(parts, 1))
+            banks = self.config.banks_of(level)
+            own = Coded(coded.codes[banks.start : banks.stop], coded.classes[banks.start : banks.stop])
+            cascade.push(level, self.residuals(level, own))
         assert cascade.features is not None
         return cascade.features
+
+    def residuals(self, level: int, coded: Coded) -> Tensor:
+        """Residuals of a level, in steps, from the codes of its banks: (B, channels, h, w)."""
+        banks = zip(self.config.banks_of(level), coded.codes, coded.classes, strict=True)
+        return torch.cat([self.model.sum_codewords(*bank) for bank in banks], 1)
 
     def first_bank(self, coded: Coded, quality: Tensor) -> Tensor:
         """Residuals of the first bank of level 1 with their checkerboard means, in steps (B, channels, h, w)."""
@@ -190,9 +197,12 @@ class Decoder:
         residuals = self.model.sum_codewords(number, coded.codes[number], coded.classes[number])
         return self.model.checkerboard.restore(residuals, quality)
 
-    def latent(self, prepared: Prepared, window: Window, quality: Tensor) -> Tensor:
-        """Quantised latent of level 1 in a window (B, channels, h, w), as far as there are codes."""
-        coded, first, features = prepared.coded, prepared.first[window], prepared.features[window]
+    def latent(self, prepared: Prepared, window: Window, mean: Tensor, quality: Tensor) -> Tensor:
+        """Quantised latent of level 1 in a window (B, channels, h, w), as far as there are codes.
+
+        mean: of `Means.mean_1`, in the window.
+        """
+        coded, first = prepared.coded, prepared.first[window]
         model, banks = self.model, range(self.config.banks_of(1).start + 1, len(coded.codes))
         parts = [
             model.sum_codewords(number, coded.codes[number][window], coded.classes[number][window]) for number in banks
@@ -200,5 +210,5 @@ class Decoder:
         z1 = torch.cat([first, *parts], 1)
         z1 /= model.gain(1, quality)[:, : z1.shape[1]]
         seen = min(self.config.network_channels, z1.shape[1])
-        z1[:, :seen].addcmul_(model.means.mean_1(features)[:, :seen], model.unit[:, :seen])
+        z1[:, :seen].addcmul_(mean[:, :seen], model.unit[:, :seen])
         return z1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..bitstream import entropy
 from ..bitstream.coding_order import next_context
-from ..bitstream.grids import LEVELS, SQUARE, Box, Grid, Grids, grids_of
+from ..bitstream.grids import SQUARE, Box, grids_of
 from ..model.coding_state import CodingState
 from ..model.inversion import ROUNDS, Inversion, inversion_share
 from ..model.means import PASSES, positions_of
@@ -49,7 +49,8 @@ class Encoded(NamedTuple):
 
     def pictures(self, numbers: list[int]) -> Encoded:
         """Some of the pictures."""
-        around = Surroundings(self.around.latent[numbers], self.around.inside)
+        latent, features, inside = self.around.latent, self.around.features, self.around.inside
+        around = Surroundings(latent[numbers], features[numbers], inside)
         return Encoded(self.coded.pictures(numbers), self.residuals[numbers], around)
 
 
@@ -77,9 +78,7 @@ class Encoder:
             return self._analyse(pad_to_multiple(images, SQUARE))
 
     @torch.inference_mode()
-    def encode(
-        self, images: Tensor, quality: Quality, analysed: Analysed | None = None, inside: Box | None = None
-    ) -> Encoded:
+    def encode(self, images: Tensor, quality: Quality, analysed: Analysed | None = None) -> Encoded:
         """Images -> their codes and classes, and what `refinement.refine` needs.
 
         Parameters
@@ -87,24 +86,49 @@ class Encoder:
         images : (B, 3, H, W) uint8 on the device.
         quality : of all of them.
         analysed : what `analyse` gave for these images.
-        inside : the part that is coded, from multiples of 64 pixels on; by default all.
         """
-        q, padded = self.decoder.quality_tensor(quality), pad_to_multiple(images, SQUARE)
-        part = Box(0, 0, images.shape[3], images.shape[2]) if inside is None else inside
+        q, grids = self.decoder.quality_tensor(quality), grids_of(images.shape[3], images.shape[2])
+        padded, (h, w) = pad_to_multiple(images, SQUARE), grids[1]
         with self.device.networks():
-            if analysed is None:
-                analysed = self._analyse(padded)
-            else:
-                analysed = Analysed(analysed.shortcut.clone(), analysed.features)
-            y1 = self._latent(analysed, q)
-            y2, y3 = self._hyper_latents(y1, q)
-            grids, origin = grids_of(*part.size), {n: (part.top >> n + 3, part.left >> n + 3) for n in LEVELS}
-            y = {n: _cut(x, origin[n], grids[n]) for n, x in ((1, y1), (2, y2), (3, y3))}
-            around = Surroundings(y1, part.reduced(SQUARE))
-            if y[1].shape != y1.shape:
-                y[1] = y[1].clone()  # around it the latent has to stay
-            coded, residuals = self._choose(padded, y, around, quality, grids, q)
-            return Encoded(coded, residuals, around)
+            y = self.latents(padded, q, analysed)
+            state = self.bundle.decoder.entropy_model.begin(quality, grids, len(images), self.device.where)
+            cascade, coded = Cascade(self.decoder.model, q, grids), Coded([], [])
+            for level in (3, 2):
+                found = self.choose_coarse(level, y[level], cascade.mean, state, q)
+                cascade.push(level, self.decoder.residuals(level, found))
+                coded = coded.followed_by(found)
+            assert cascade.features is not None
+            around = Surroundings(y[1], cascade.features, Box(0, 0, w, h))
+            return self.choose_fine(padded, y[1], around, coded, state, q)
+
+    def latents(self, images: Tensor, q: Tensor, analysed: Analysed | None = None) -> dict[int, Tensor]:
+        """Latents by level of images (B, 3, h * 16, w * 16) uint8."""
+        known = self._analyse(images) if analysed is None else Analysed(analysed.shortcut.clone(), analysed.features)
+        y1 = self._latent(known, q)
+        y2, y3 = self._hyper_latents(y1, q)
+        return {1: y1, 2: y2, 3: y3}
+
+    def choose_coarse(
+        self, level: int, y: Tensor, mean: Tensor | None, state: CodingState[Quality], q: Tensor
+    ) -> Coded:
+        """Codes and classes of level 3 or 2, for its latent and the mean of that; `state` goes on."""
+        residuals = (y if mean is None else y - mean) * self.decoder.model.gain(level, q)
+        return self.choose_level(level, residuals, state, q)
+
+    def choose_fine(
+        self, images: Tensor, y1: Tensor, around: Surroundings, coarse: Coded, state: CodingState[Quality], q: Tensor
+    ) -> Encoded:
+        """Codes and classes of level 1, behind those of the coarser levels.
+
+        Parameters
+        ----------
+        images : (B, 3, h * 16, w * 16) uint8, of all positions of `around`.
+        y1 : the latent of the part inside, overwritten.
+        coarse, state : all that is known of the coarser levels.
+        """
+        self._invert(images, y1, around, q)
+        residuals = self._subtract_mean(y1, around).mul_(self.decoder.model.gain(1, q))
+        return Encoded(coarse.followed_by(self.choose_level(1, residuals, state, q)), residuals, around)
 
     def write(self, coded: Coded, banks: range | None = None) -> list[bytes]:
         """Codes and classes -> the code stream of each picture; banks: of these alone, to know its length."""
@@ -166,28 +190,6 @@ class Encoder:
             y1[inner].addcmul_(deviations.float(), self.decoder.model.spread)
         return y1
 
-    def _choose(
-        self, images: Tensor, y: dict[int, Tensor], around: Surroundings, quality: Quality, grids: Grids, q: Tensor
-    ) -> tuple[Coded, Tensor]:
-        """Padded images, and the latents of a part by level, overwritten -> codes and classes; residuals of level 1."""
-        model, B = self.decoder.model, len(images)
-        state = self.bundle.decoder.entropy_model.begin(quality, grids, B, self.device.where)
-        cascade, coded = Cascade(model, q, grids), Coded([], [])
-        for level in (3, 2):
-            residuals = (y[level] if cascade.mean is None else y[level] - cascade.mean) * model.gain(level, q)
-            found = self.choose_level(level, residuals, state, q)
-            parts = [
-                model.sum_codewords(number, codes, classes)
-                for number, codes, classes in zip(self.config.banks_of(level), found.codes, found.classes, strict=True)
-            ]
-            cascade.push(level, torch.cat(parts, 1))
-            coded = Coded(coded.codes + found.codes, coded.classes + found.classes)
-        assert cascade.features is not None
-        self._invert(images, y[1], around, cascade.features, q)
-        residuals = self._subtract_mean(y[1], cascade.features).mul_(model.gain(1, q))
-        found = self.choose_level(1, residuals, state, q)
-        return Coded(coded.codes + found.codes, coded.classes + found.classes), residuals
-
     def _hyper_latents(self, y1: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of levels 2 and 3."""
         hyper, model = self.model.hyper_analysis, self.decoder.model
@@ -197,24 +199,24 @@ class Encoder:
         run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
 
-    def _invert(self, images: Tensor, y1: Tensor, around: Surroundings, features: Tensor, q: Tensor) -> None:
+    def _invert(self, images: Tensor, y1: Tensor, around: Surroundings, q: Tensor) -> None:
         """Move the latent of level 1, in place, to where synthesis gives the picture back (`model.inversion`)."""
         model, share = self.decoder.model, inversion_share(q)[:, None, None, None]
         for _ in range(ROUNDS if bool(share.any()) else 0):
             before = y1.clone()
             for inner, outer in around.windows(self.device.window_positions // len(y1), model.synthesis.reach):
                 latent = around.around(outer, before[around.own(outer)])
-                decoded = model.synthesise(latent, around.nearest(outer, features), q)
+                decoded = model.synthesise(latent, around.features[outer], q)
                 decoded = decoded[magnified(within(inner, outer), SQUARE)]
                 left = unit_range(images[magnified(inner, SQUARE)]) - decoded
                 y1[around.own(inner)] += share * self.inversion.correction(model.synthesis.klt, left)
 
-    def _subtract_mean(self, y1: Tensor, features: Tensor) -> Tensor:
+    def _subtract_mean(self, y1: Tensor, around: Surroundings) -> Tensor:
         """Residuals of level 1, in place of the latent."""
-        model, (B, _, h, w) = self.decoder.model, y1.shape
-        for inner, outer in windows(h, w, self.device.window_positions // B, model.means.REACH_1):
-            mean = model.means.mean_1(features[outer])[within(inner, outer)]
-            y1[inner][:, : self.config.network_channels].addcmul_(mean, model.unit, value=-1)
+        model = self.decoder.model
+        for inner, outer in around.windows(self.device.window_positions // len(y1), model.means.REACH_1):
+            mean = model.means.mean_1(around.features[outer])[within(inner, outer)]
+            y1[around.own(inner)][:, : self.config.network_channels].addcmul_(mean, model.unit, value=-1)
         return y1
 
     def choose_level(self, level: int, residuals: Tensor, state: CodingState[Quality], q: Tensor) -> Coded:
@@ -251,8 +253,3 @@ class Encoder:
         rows = max(1, self.device.search_positions // (len(x) * x.shape[3]))
         blocks = zip(torch.split(x, rows, 2), torch.split(classes, rows, 2), strict=True)
         return torch.cat([self.searches[number].codes(*block) for block in blocks], 3)
-
-
-def _cut(x: Tensor, origin: tuple[int, int], grid: Grid) -> Tensor:
-    """A part of planes (B, C, ...): so many rows and columns."""
-    return x[:, :, origin[0] : origin[0] + grid[0], origin[1] : origin[1] + grid[1]]

@@ -1,4 +1,4 @@
-"""A picture in tiles: each is parsed, and its latent made, apart; synthesis sees across their borders."""
+"""A picture in tiles: each is parsed apart, and all networks of floats see across their borders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,39 @@ from ..bitstream.grids import SQUARE, Box, TileGrid
 from ..nn.reshape import empty_planes
 from ..quality import Quality
 from .decoder import Coded, Decoder, Prepared
-from .windows import Window, magnified, windows_in, within
+from .windows import assemble, windows_in, within
+
+CONTEXT = 20  # squares around some, on which their pixels may depend: 17, and up to 3 to a position of level 3
+ALIGNMENT = 4  # squares to a side of a position of level 3
+
+
+def context(squares: Box, whole: Box) -> Box:
+    """The squares on which the pixels of some depend, from whole positions of level 3 on."""
+    seen = squares.grown(CONTEXT, whole)
+    return Box(seen.left // ALIGNMENT * ALIGNMENT, seen.top // ALIGNMENT * ALIGNMENT, seen.right, seen.bottom)
+
+
+def in_squares(pixels: Box) -> Box:
+    """The squares that pixels lie in."""
+    return pixels.reduced(SQUARE)
+
+
+def in_pixels(squares: Box) -> Box:
+    """The pixels of squares."""
+    return Box(*(SQUARE * side for side in (squares.left, squares.top, squares.right, squares.bottom)))
+
+
+def at_level(squares: Box, level: int) -> Box:
+    """The positions of a level that squares, from whole positions of level 3 on, lie in."""
+    return squares.reduced(1 << level - 1)
+
+
+def next_to_later(grid: TileGrid, number: int, other: int) -> bool:
+    """Whether a tile is next to any behind another one."""
+    row, column = divmod(number, grid.columns)
+    its_row, its_column = divmod(other, grid.columns)
+    below = row + 1 < grid.rows and its_row >= row
+    return below or (column + 1 < grid.columns and its_row >= row - 1 and its_column >= column)
 
 
 class Mosaic:
@@ -32,7 +64,7 @@ class Mosaic:
     ) -> None:
         self.decoder, self.grid, self.codes, self.scale = decoder, grid, codes, scale
         self.q = decoder.quality_tensor(quality)
-        self.prepared: dict[int, Prepared] = {}
+        self.known: dict[int, tuple[Coded, Tensor]] = {}  # tiles that were parsed, and their first banks
 
     @torch.inference_mode()
     def paint(self, number: int, area: Box, out: NDArray[np.uint8]) -> None:
@@ -40,66 +72,49 @@ class Mosaic:
 
         Tiles are painted in order; what none of the later ones needs is forgotten.
         """
-        device, squares = self.decoder.device, _in_squares(self.grid.whole)
-        inside = _in_squares(self.grid.box(number).cut(area))
-        shown = area.reduced(self.scale)
+        decoder, device, shown = self.decoder, self.decoder.device, area.reduced(self.scale)
+        inside = in_squares(self.grid.box(number).cut(area))
+        region = context(inside, in_squares(self.grid.whole))
+        width, height = region.size
         with device.networks():
-            for inner, outer in windows_in(inside, squares, device.window_positions, self.decoder.reach(self.scale)):
-                z1, features = self._gather(outer)
-                side = SQUARE // self.scale
-                place = magnified(inner, side)
-                height, width = (part.stop - part.start for part in place[1:])
-                small = empty_planes(1, 1 if out.ndim == 2 else 3, height, width, torch.uint8, device.where)
-                self.decoder.show(z1, features, self.q, within(inner, outer), small, self.scale)
-                _copy(small, Box(place[2].start, place[1].start, place[2].stop, place[1].stop), shown, out)
-        self._forget(number)
+            prepared = self._prepare(region)
+            cut = windows_in(
+                inside.seen_from(region), Box(0, 0, width, height), device.window_positions, decoder.reach(self.scale)
+            )
+            for inner, outer in cut:
+                features = prepared.features[outer]
+                z1 = decoder.latent(prepared, outer, decoder.model.means.mean_1(features), self.q)
+                (_, rows, columns), side = inner, SQUARE // self.scale
+                place = Box(
+                    side * (region.left + columns.start),
+                    side * (region.top + rows.start),
+                    side * (region.left + columns.stop),
+                    side * (region.top + rows.stop),
+                )
+                small = empty_planes(1, 1 if out.ndim == 2 else 3, *place.size[::-1], torch.uint8, device.where)
+                decoder.show(z1, features, self.q, within(inner, outer), small, self.scale)
+                _copy(small, place, shown, out)
+        self.known = {other: known for other, known in self.known.items() if next_to_later(self.grid, number, other)}
 
-    def _gather(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Quantised latent and features of level 1 in a window of the picture, from all tiles that it touches."""
-        rows, columns = window[1:]
-        seen = Box(columns.start, rows.start, columns.stop, rows.stop)
-        pixels = Box(*(SQUARE * side for side in (seen.left, seen.top, seen.right, seen.bottom)))
+    def _prepare(self, region: Box) -> Prepared:
+        """Some squares of the picture on the way to their pixels, from all tiles that they touch."""
         parts = []
-        for number in self.grid.touching(pixels.cut(self.grid.whole)):
-            tile = _in_squares(self.grid.box(number))
-            common = seen.cut(tile)
-            prepared, local = self._prepare(number), _window(common.seen_from(tile))
-            latent = self.decoder.latent(prepared, local, self.q)
-            parts.append((_window(common.seen_from(seen)), latent, prepared.features[local]))
-        if len(parts) == 1:
-            return parts[0][1:]
-        width, height = seen.size
-        _, z1, features = parts[0]
-        whole = [empty_planes(1, x.shape[1], height, width, x.dtype, x.device) for x in (z1, features)]
-        for place, latent, own in parts:
-            whole[0][place], whole[1][place] = latent, own
-        return whole[0], whole[1]
-
-    def _prepare(self, number: int) -> Prepared:
-        """A tile on the way to its pixels; made when it is first seen."""
-        if number not in self.prepared:
-            self.prepared[number] = self.decoder.prepare(self.codes(number), self.q)
-        return self.prepared[number]
-
-    def _forget(self, number: int) -> None:
-        """Drop tiles that are not next to any behind this one."""
-        row, column = divmod(number, self.grid.columns)
-        more_rows, more_columns = row + 1 < self.grid.rows, column + 1 < self.grid.columns
-        for other in list(self.prepared):
-            its_row, its_column = divmod(other, self.grid.columns)
-            below = more_rows and its_row >= row
-            beside = more_columns and its_row >= row - 1 and its_column >= column
-            if not (below or beside):
-                del self.prepared[other]
-
-
-def _in_squares(pixels: Box) -> Box:
-    """The squares that pixels lie in."""
-    return pixels.reduced(SQUARE)
-
-
-def _window(squares: Box) -> Window:
-    return (..., *squares.slices)
+        for number in self.grid.touching(in_pixels(region).cut(self.grid.whole)):
+            if number not in self.known:
+                coded = self.codes(number)
+                self.known[number] = coded, self.decoder.first_bank(coded, self.q)
+            parts.append((in_squares(self.grid.box(number)), *self.known[number]))
+        codes, classes = list[Tensor](), list[Tensor]()
+        for place, bank in enumerate(self.decoder.config.banks[: len(parts[0][1].codes)]):
+            own = at_level(region, bank.level)
+            boxes = [at_level(box, bank.level) for box, _, _ in parts]
+            codes.append(assemble(own, [(box, part[1].codes[place]) for box, part in zip(boxes, parts, strict=True)]))
+            classes.append(
+                assemble(own, [(box, part[1].classes[place]) for box, part in zip(boxes, parts, strict=True)])
+            )
+        coded = Coded(codes, classes)
+        first = assemble(region, [(box, first) for box, _, first in parts])
+        return Prepared(coded, self.decoder.features(coded, self.q), first)
 
 
 def _copy(small: Tensor, place: Box, shown: Box, out: NDArray[np.uint8]) -> None:

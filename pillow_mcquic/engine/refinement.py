@@ -27,7 +27,7 @@ from .decoder import Coded, Decoder, Prepared
 from .device import WINDOW_POSITIONS
 from .encoder import Encoded, Encoder
 from .surroundings import Surroundings
-from .windows import Window, magnified, within
+from .windows import Window, magnified, window_of, within
 
 # steps that a slope of one bit a step moves a latent, in the first and in the last iteration
 RATE, LAST_RATE = 0.06, 0.012
@@ -72,7 +72,7 @@ def _refine(encoder: Encoder, image: Tensor, encoded: Encoded, quality: Quality,
         views = views_of(decoder, image, around)
         residuals = residuals.clone()  # what was made in inference mode may not change out of it
         squares = torch.zeros_like(residuals)
-        features = decoder.features(coded, q)
+        features, mean = around.features[window_of(around.inside)], mean_1(decoder, around)
         coarse = range(decoder.config.banks_of(1).start)
         known = decoder.bundle.entropy_model.begin(quality, grids_of(width, height), 1, device.where)
         for number in coarse:
@@ -81,7 +81,7 @@ def _refine(encoder: Encoder, image: Tensor, encoded: Encoded, quality: Quality,
             last = done == iterations
             prepared = Prepared(coded, features, decoder.first_bank(coded, q))
             measure = encoder.bundle.config.distortion
-            distortion, gradient = distort(decoder, measure, views, prepared, around, q, want_gradient=not last)
+            distortion, gradient = distort(decoder, measure, views, prepared, mean, around, q, want_gradient=not last)
             cost = distortion + 8 * len(encoder.write(coded, decoder.config.banks_of(1))[0])
             if cost < least:
                 best, least = coded, cost
@@ -96,6 +96,15 @@ def _refine(encoder: Encoder, image: Tensor, encoded: Encoded, quality: Quality,
             found = encoder.choose_level(1, residuals, known.copy(), q)
             coded = Coded(coded.codes[: len(coarse)] + found.codes, coded.classes[: len(coarse)] + found.classes)
     return best
+
+
+def mean_1(decoder: Decoder, around: Surroundings) -> Tensor:
+    """`Means.mean_1` of what is coded, (1, network channels, h, w), window by window."""
+    means, (width, height) = decoder.model.means, around.inside.size
+    mean = empty_planes(1, decoder.config.network_channels, height, width, device=decoder.device.where)
+    for inner, outer in around.windows(decoder.device.window_positions, means.REACH_1):
+        mean[around.own(inner)] = means.mean_1(around.features[outer])[within(inner, outer)]
+    return mean
 
 
 class View(NamedTuple):
@@ -120,6 +129,7 @@ def distort(
     measure: Distortion,
     views: list[View],
     prepared: Prepared,
+    mean: Tensor,
     around: Surroundings,
     q: Tensor,
     *,
@@ -131,7 +141,7 @@ def distort(
     ----------
     views : all that is coded, as of `views_of`.
     prepared : what the decoder makes of the codes.
-    around : what is around it.
+    mean, around : of it, as of `mean_1`, and what is around it.
     want_gradient : otherwise it is 0.
 
     Returns
@@ -143,9 +153,9 @@ def distort(
     total = 0.0
     for inner, outer, original in views:
         own = around.own(outer)
-        z1 = around.around(outer, decoder.latent(prepared, own, q))
+        z1 = around.around(outer, decoder.latent(prepared, own, mean[own], q))
         with torch.set_grad_enabled(want_gradient):
-            decoded = model.synthesise(z1.requires_grad_(want_gradient), around.nearest(outer, prepared.features), q)
+            decoded = model.synthesise(z1.requires_grad_(want_gradient), around.features[outer], q)
             decoded = decoded[magnified(within(inner, outer), SQUARE)]
             bits = measure.of(decoded, original, q).sum() * decoded[0, 0].numel()
         if want_gradient:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ..bitstream.grids import Box
-from .windows import Window, windows_in
+from .windows import Window, box_of, window_of, windows_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +18,12 @@ class Surroundings:
     Parameters
     ----------
     latent : (B, channels, h, w), of the part and around it; around it not quantised, but near what will be there.
-    inside : the part, in positions.
+    features : (B, hyper_width, h, w), of the same positions.
+    inside : the part, in positions of these.
     """
 
     latent: Tensor
+    features: Tensor
     inside: Box
 
     def windows(self, positions: int, reach: int) -> Iterator[tuple[Window, Window]]:
@@ -32,33 +33,16 @@ class Surroundings:
 
     def own(self, window: Window) -> Window:
         """What of a window lies in the part, in positions of the part."""
-        return (..., *self._common(window).seen_from(self.inside).slices)
+        return window_of(box_of(window).cut(self.inside).seen_from(self.inside))
 
     def place(self, window: Window) -> Window:
         """What of a window lies in the part, in positions of the window."""
-        return (..., *self._common(window).seen_from(_box(window)).slices)
+        return window_of(box_of(window).cut(self.inside).seen_from(box_of(window)))
 
     def around(self, window: Window, latent: Tensor) -> Tensor:
         """The latent in a window, where the part is as given: (B, channels, ...), of `own(window)`."""
-        if self._common(window) == _box(window):
+        if box_of(window).cut(self.inside) == box_of(window):
             return latent
         seen = self.latent[window].clone()
         seen[self.place(window)] = latent
         return seen
-
-    def nearest(self, window: Window, features: Tensor) -> Tensor:
-        """Features of the part (B, width, ...) in a window; beyond the part the nearest."""
-        if self._common(window) == _box(window):
-            return features[self.own(window)]
-        (_, rows, columns), inside = window, self.inside
-        ys = torch.arange(rows.start, rows.stop, device=features.device).clamp(inside.top, inside.bottom - 1)
-        xs = torch.arange(columns.start, columns.stop, device=features.device).clamp(inside.left, inside.right - 1)
-        return features.index_select(2, ys - inside.top).index_select(3, xs - inside.left)
-
-    def _common(self, window: Window) -> Box:
-        return _box(window).cut(self.inside)
-
-
-def _box(window: Window) -> Box:
-    _, rows, columns = window
-    return Box(columns.start, rows.start, columns.stop, rows.stop)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 
+import torch
 from torch import Tensor
 
 from ..bitstream.grids import Box
@@ -43,7 +44,31 @@ def windows_in(part: Box, whole: Box, positions: int, reach: int) -> Iterator[tu
     for (_, rows, columns), _ in windows(height, width, positions, reach):
         left, top = part.left, part.top
         inner = Box(left + columns.start, top + rows.start, left + columns.stop, top + rows.stop)
-        yield (..., *inner.slices), (..., *inner.grown(reach, whole).slices)
+        yield window_of(inner), window_of(inner.grown(reach, whole))
+
+
+def window_of(box: Box) -> Window:
+    """A box of positions as an index."""
+    return (..., *box.slices)
+
+
+def box_of(window: Window) -> Box:
+    """The inverse of `window_of`."""
+    _, rows, columns = window
+    return Box(columns.start, rows.start, columns.stop, rows.stop)
+
+
+def assemble(region: Box, parts: Sequence[tuple[Box, Tensor]]) -> Tensor:
+    """Planes (..., h, w) of a region, from those of boxes that lie in it or reach into it; 0 where none does."""
+    for box, planes in parts:
+        if region.cut(box) == region:
+            return planes[window_of(region.seen_from(box))]
+    width, height = region.size
+    whole = torch.zeros((*parts[0][1].shape[:-2], height, width), dtype=parts[0][1].dtype, device=parts[0][1].device)
+    for box, planes in parts:
+        common = region.cut(box)
+        whole[window_of(common.seen_from(region))] = planes[window_of(common.seen_from(box))]
+    return whole
 
 
 def within(inner: Window, outer: Window) -> Window:

@@ -100,7 +100,8 @@ class PreviewFit:
         decoded = Image.fromarray(decoder.images(coded, q)[0].permute(1, 2, 0).contiguous().numpy())
         with torch.inference_mode(), decoder.device.networks():
             prepared = decoder.prepare(coded, q)
-            features, z1 = prepared.features, decoder.latent(prepared, (..., slice(None), slice(None)), q)
+            features, everything = prepared.features, (..., slice(None), slice(None))
+            z1 = decoder.latent(prepared, everything, decoder.model.means.mean_1(features), q)
         for scale in PREVIEW_BANKS:
             x = decoder.model.previews.inputs(z1[:, : config.preview_channels(scale)], features).double().flatten(0, 2)
             x = torch.cat([x, torch.ones(len(x), 1)], 1)

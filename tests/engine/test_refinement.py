@@ -136,6 +136,7 @@ class Refined:
                 self.encoder.bundle.config.distortion,
                 self.views,
                 self.prepared,
+                refinement.mean_1(self.decoder, self.around),
                 self.around,
                 self.q,
                 want_gradient=want_gradient,
