@@ -14,7 +14,8 @@ from ..bitstream import entropy
 from ..bitstream.coding_order import next_context
 from ..bitstream.grids import SQUARE, Box, grids_of
 from ..model.coding_state import CodingState
-from ..model.inversion import ROUNDS, Inversion, inversion_share
+from ..model.distortion import ANCHORS
+from ..model.inversion import Inversion
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade
 from ..model.nearest import group_of
@@ -126,7 +127,8 @@ class Encoder:
         y1 : the latent of the part inside, overwritten.
         coarse, state : all that is known of the coarser levels.
         """
-        self._invert(images, y1, around, q)
+        if bool((q > ANCHORS[1]).any()):
+            y1 = self._inverted(images, y1, around, q)
         residuals = self._subtract_mean(y1, around).mul_(self.decoder.model.gain(1, q))
         return Encoded(coarse.followed_by(self.choose_level(1, residuals, state, q)), residuals, around)
 
@@ -199,17 +201,22 @@ class Encoder:
         run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
 
-    def _invert(self, images: Tensor, y1: Tensor, around: Surroundings, q: Tensor) -> None:
-        """Move the latent of level 1, in place, to where synthesis gives the picture back (`model.inversion`)."""
-        model, share = self.decoder.model, inversion_share(q)[:, None, None, None]
-        for _ in range(ROUNDS if bool(share.any()) else 0):
-            before = y1.clone()
-            for inner, outer in around.windows(self.device.window_positions // len(y1), model.synthesis.reach):
-                latent = around.around(outer, before[around.own(outer)])
-                decoded = model.synthesise(latent, around.features[outer], q)
-                decoded = decoded[magnified(within(inner, outer), SQUARE)]
-                left = unit_range(images[magnified(inner, SQUARE)]) - decoded
-                y1[around.own(inner)] += share * self.inversion.correction(model.synthesis.klt, left)
+    def _inverted(self, images: Tensor, y1: Tensor, around: Surroundings, q: Tensor) -> Tensor:
+        """The latent of level 1 where synthesis gives the picture back (`model.inversion`)."""
+        model, device = self.decoder.model, self.device
+        width, height = (SQUARE * side for side in around.inside.size)
+
+        def left_of(latent: Tensor) -> Tensor:
+            left = empty_planes(len(y1), 3, height, width, device=device.where)
+            for inner, outer in around.windows(device.window_positions // len(y1), model.synthesis.reach):
+                seen = around.around(outer, latent[around.own(outer)])
+                decoded = model.synthesise(seen, around.features[outer], q)
+                own = magnified(around.own(inner), SQUARE)
+                left[own] = unit_range(images[magnified(inner, SQUARE)])
+                left[own] -= decoded[magnified(within(inner, outer), SQUARE)]
+            return left
+
+        return self.inversion(y1, model.synthesis.klt, left_of, q)
 
     def _subtract_mean(self, y1: Tensor, around: Surroundings) -> Tensor:
         """Residuals of level 1, in place of the latent."""

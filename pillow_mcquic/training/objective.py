@@ -12,10 +12,9 @@ from torch import Tensor
 from ..bitstream.grids import LEVELS, grids_of
 from ..model.config import Config, EncoderConfig
 from ..model.distortion import ANCHORS
-from ..model.inversion import ROUNDS, Inversion, inversion_share
+from ..model.inversion import Inversion
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade, DecoderModel, EncoderModel
-from ..nn.layers import per_channel
 from .entropy_networks import TrainedEntropyModel
 from .learned_tables import LOG_SCALE_STEP, LearnedTables, Quantised
 
@@ -98,19 +97,17 @@ class Objective(nn.Module):
         y2, y3 = hyper.latents(hyper.features(model.normalise(y1), quality), quality)
         return {1: y1, 2: y2, 3: y3}
 
-    @torch.no_grad()
-    def _lacking(self, x: Tensor, y1: Tensor, cascade: Cascade, quality: Tensor) -> Tensor:
-        """What the latent of level 1 lacks, see `model.inversion`."""
-        assert cascade.features is not None
-        share, moved = per_channel(inversion_share(quality)[:, None]), y1
-        for _ in range(ROUNDS):
-            decoded = self.decoder.synthesise(moved, cascade.features, quality)
-            moved = moved + share * self.inversion.correction(self.decoder.synthesis.klt, x - decoded)
-        return moved - y1
-
     def _inverted(self, x: Tensor, y1: Tensor, cascade: Cascade, quality: Tensor) -> Tensor:
-        """The latent of level 1 that is quantised."""
-        return y1 + self._lacking(x, y1, cascade, quality) if bool((quality > ANCHORS[1]).any()) else y1
+        """The latent of level 1 that is quantised, see `model.inversion`; gradients take the move for a constant."""
+        if not bool((quality > ANCHORS[1]).any()):
+            return y1
+        features, model = cascade.features, self.decoder
+        assert features is not None
+        with torch.no_grad():
+            moved = self.inversion(
+                y1, model.synthesis.klt, lambda latent: x - model.synthesise(latent, features, quality), quality
+            )
+        return y1 + (moved - y1).detach()
 
     def _mean_1(self, cascade: Cascade) -> Tensor:
         """Mean of all channels of level 1."""
