@@ -97,7 +97,7 @@ def encode_tiles(
     for number in range(len(grid)) if exact else ():
         box = grid.box(number)
         part = _cut(image, box)
-        if exact_choice.may_choose(part[0], quality):
+        if exact_choice.worth_a_try(part[0]):
             choice = exact_choice.choose(encoder, part, encoder.encode(part, quality).coded, quality)
             if choice is not None:
                 squares[in_squares(box).slices] = choice.squares

@@ -14,20 +14,17 @@ from ..bitstream import entropy
 from ..bitstream.coding_order import next_context
 from ..bitstream.grids import SQUARE, Box, grids_of
 from ..model.coding_state import CodingState
-from ..model.distortion import ANCHORS
-from ..model.inversion import Inversion
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade
 from ..model.nearest import group_of
 from ..model.rate_distortion import Rates
-from ..nn.layers import unit_range
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
 from .bundle import EncoderBundle
 from .decoder import Coded, Decoder
 from .device import Device
 from .surroundings import Surroundings
-from .windows import magnified, run_windowed, windows, within
+from .windows import run_windowed, windows, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,6 @@ class Encoder:
         self.config = self.decoder.config
         self.model = bundle.on(device.where)
         self.searches = bundle.searches(device.where)
-        self.inversion = Inversion()
 
     def images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H, W) uint8 on the device."""
@@ -100,7 +96,7 @@ class Encoder:
                 coded = coded.followed_by(found)
             assert cascade.features is not None
             around = Surroundings(y[1], cascade.features, Box(0, 0, w, h))
-            return self.choose_fine(padded, y[1], around, coded, state, q)
+            return self.choose_fine(y[1], around, coded, state, q)
 
     def latents(self, images: Tensor, q: Tensor, analysed: Analysed | None = None) -> dict[int, Tensor]:
         """Latents by level of images (B, 3, h * 16, w * 16) uint8."""
@@ -117,18 +113,15 @@ class Encoder:
         return self.choose_level(level, residuals, state, q)
 
     def choose_fine(
-        self, images: Tensor, y1: Tensor, around: Surroundings, coarse: Coded, state: CodingState[Quality], q: Tensor
+        self, y1: Tensor, around: Surroundings, coarse: Coded, state: CodingState[Quality], q: Tensor
     ) -> Encoded:
         """Codes and classes of level 1, behind those of the coarser levels.
 
         Parameters
         ----------
-        images : (B, 3, h * 16, w * 16) uint8, of all positions of `around`.
         y1 : the latent of the part inside, overwritten.
         coarse, state : all that is known of the coarser levels.
         """
-        if bool((q > ANCHORS[1]).any()):
-            y1 = self._inverted(images, y1, around, q)
         residuals = self._subtract_mean(y1, around).mul_(self.decoder.model.gain(1, q))
         return Encoded(coarse.followed_by(self.choose_level(1, residuals, state, q)), residuals, around)
 
@@ -200,23 +193,6 @@ class Encoder:
         positions = self.device.window_positions // 4
         run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
-
-    def _inverted(self, images: Tensor, y1: Tensor, around: Surroundings, q: Tensor) -> Tensor:
-        """The latent of level 1 where synthesis gives the picture back (`model.inversion`)."""
-        model, device = self.decoder.model, self.device
-        width, height = (SQUARE * side for side in around.inside.size)
-
-        def left_of(latent: Tensor) -> Tensor:
-            left = empty_planes(len(y1), 3, height, width, device=device.where)
-            for inner, outer in around.windows(device.window_positions // len(y1), model.synthesis.reach):
-                seen = around.around(outer, latent[around.own(outer)])
-                decoded = model.synthesise(seen, around.features[outer], q)
-                own = magnified(around.own(inner), SQUARE)
-                left[own] = unit_range(images[magnified(inner, SQUARE)])
-                left[own] -= decoded[magnified(within(inner, outer), SQUARE)]
-            return left
-
-        return self.inversion(y1, model.synthesis.klt, left_of, q)
 
     def _subtract_mean(self, y1: Tensor, around: Surroundings) -> Tensor:
         """Residuals of level 1, in place of the latent."""

@@ -20,7 +20,6 @@ from torch import Tensor
 from ..bitstream import exact_squares, vp8l
 from ..bitstream.exact_squares import Squares
 from ..bitstream.grids import SQUARE
-from ..model.distortion import ANCHORS
 from ..nn.layers import unit_range
 from ..nn.reshape import pad_to_multiple
 from ..quality import Quality
@@ -48,7 +47,6 @@ BETWEEN = (0.7, 1.4)  # sizes tried around the best
 # an exact square is tried where its guessed cost is below so many times that of the learned one: at first, and at last
 THRESHOLDS, MORE_THRESHOLDS = (1.0, 3.0), (0.35, 0.6, 1.7)
 BLOCK_ROWS = 64  # of squares, that are looked at together
-MOST_PIXELS = 1 << 22  # of a picture that is tried: it takes 200 bytes a pixel, and seconds a megapixel
 TRIAL = {"method": 4, "quality": 75}  # of libwebp, near enough to what is written
 
 
@@ -62,17 +60,12 @@ class Choice:
 
 def worth_a_try(image: Tensor) -> bool:
     """Whether a picture (3, H, W) uint8 may have squares that are better exact; photographs seldom do."""
-    if not _codable(image):
+    if not vp8l.available():
         return False
     repeated, step = _neighbours(image)
     few, edges = _per_square(~repeated) <= FEW_NEW_PIXELS, _per_square(step > EDGE) >= EDGE_PIXELS
     wild = _per_square(step) > WILD * SQUARE**2
     return TRY_SHARE * max(int((few & edges).sum()), int(wild.sum())) >= few.numel()
-
-
-def _codable(image: Tensor) -> bool:
-    """Whether the lossless coder takes a picture (3, H, W)."""
-    return max(image.shape) < vp8l.MAX_SIDE and image[0].numel() <= MOST_PIXELS and vp8l.available()
 
 
 def new_pixels(image: Tensor) -> Tensor:
@@ -125,16 +118,7 @@ def choose(encoder: Encoder, image: Tensor, coded: Coded, quality: Quality) -> C
     coded : of a try without exact squares.
     quality : of that try.
     """
-    if worth_a_try(image[0]):
-        return _Search(encoder, image, coded, quality).run()
-    if float(quality) > ANCHORS[1] and _codable(image[0]):
-        return _Search(encoder, image, coded, quality).rescue()
-    return None
-
-
-def may_choose(image: Tensor, quality: Quality) -> bool:
-    """Whether `choose` may find anything in a picture (3, H, W) uint8."""
-    return worth_a_try(image) or (float(quality) > ANCHORS[1] and _codable(image))
+    return _Search(encoder, image, coded, quality).run() if worth_a_try(image[0]) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +139,7 @@ class _Search:
         self.pixels = image[0].permute(1, 2, 0).contiguous().cpu().numpy()
         with torch.inference_mode():
             bits = encoder.bits(coded)
-            self.wrong = self.distortion(encoder.decoder.images(coded, self.q))
-            self.learned = bits.cpu().numpy() + self.wrong
+            self.learned = bits.cpu().numpy() + self.distortion(encoder.decoder.images(coded, self.q))
         self.new = new_pixels(image[0]).cpu().numpy()
         self.texture = 1 + np.maximum(0, self.new - FEW_NEW_PIXELS) / TEXTURE
         self.best: Choice | None = None
@@ -194,16 +177,6 @@ class _Search:
             reduced, cost = self.best_palette(colours, factor)
             best = reduced if reduced is not None and cost < least else original
         self.ask(best, MORE_THRESHOLDS)
-        return self.best
-
-    def rescue(self) -> Choice | None:
-        """Squares that went so wrong that to keep them costs less; None if there is none.
-
-        Above quality 8 contrasts that no photo has, in fine lines, may be beyond the codewords.
-        """
-        guess = guessed_bits(torch.from_numpy(self.pixels).permute(2, 0, 1)).numpy()
-        if (self.wrong > guess).any():
-            self.ask(_Source(self.pixels, guess, np.zeros_like(guess)), (1.0,))
         return self.best
 
     def best_palette(self, colours: Colours, factor: float) -> tuple[_Source | None, float]:

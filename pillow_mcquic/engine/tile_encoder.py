@@ -105,7 +105,7 @@ class TileEncoder:
             features = cascade.features[window_of(in_squares(around).seen_from(region))]
             known = Surroundings(tile.y[1], features, in_squares(box.seen_from(around)))
             y1 = tile.y[1][window_of(known.inside)].clone()
-            return self.encoder.choose_fine(tile.images, y1, known, tile.coded, tile.state, self.q)
+            return self.encoder.choose_fine(y1, known, tile.coded, tile.state, self.q)
 
     def _cascade(self, number: int, levels: tuple[int, ...]) -> tuple[Box, Cascade]:
         """The squares that a tile depends on, and what coarse levels say there."""

@@ -20,7 +20,6 @@ from ..weights_files import ENCODER_SUFFIX
 from .initial import grow_blocks, new_objective
 from .integers import import_entropy_model
 from .objective import Objective
-from .rows import PER_QUALITY, lengthen
 from .settings import Settings
 
 State = dict[str, Tensor]
@@ -95,7 +94,7 @@ def load_matching(objective: Objective, source: State) -> list[str]:
 
     Tensors of another size give the part both have: channels, codewords and units keep their places.  A bank of other
     stages or vectors begins anew, and with it what the entropy networks know of single groups.  A block that `source`
-    lacks begins as the identity.  Rows of qualities that `source` lacks continue its last ones.
+    lacks begins as the identity.
     """
     partial, own = [], objective.state_dict()
     banks, other_banks = _vectors(own), _vectors(source)
@@ -112,8 +111,6 @@ def load_matching(objective: Objective, source: State) -> list[str]:
             to, given = by_position(name, target), by_position(name, source[name])
             both = tuple(slice(min(a, b)) for a, b in zip(to.shape, given.shape, strict=True))
             to[both] = given[both]
-            if PER_QUALITY.search(name) and len(to) > len(given) > 2:
-                lengthen(to, len(given))
             if target.shape != source[name].shape:
                 partial.append(name)
     grow_blocks(objective, set(source))

@@ -69,24 +69,16 @@ def random_crop(
     return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
-Batch = tuple[Tensor, Tensor]  # uint8 crops (count, 3, size, size) and qualities (count,)
+Batch = tuple[Tensor, Tensor]  # uint8 crops (count, 3, size, size) and qualities (count,) in 1..8
 
 
 class Crops(Dataset[Batch]):
     """Random crops, flipped half the time and transposed a quarter; a function of the arguments and the step alone."""
 
     def __init__(
-        self,
-        photos: Sequence[NDArray[np.uint8]],
-        size: int,
-        count: int,
-        seed: int,
-        rank: int = 0,
-        shrink: float = 0.0,
-        qualities: tuple[int, int] = (LOWEST, HIGHEST),
+        self, photos: Sequence[NDArray[np.uint8]], size: int, count: int, seed: int, rank: int = 0, shrink: float = 0.0
     ) -> None:
-        """count: crops a step; shrink: see `random_crop`; qualities: the first and the last that are trained."""
-        self.qualities = qualities
+        """count: crops a step; shrink: see `random_crop`."""
         self.photos, self.size, self.count, self.seed, self.rank, self.shrink = photos, size, count, seed, rank, shrink
         weight = np.array([p.shape[0] * p.shape[1] for p in photos], float) ** 0.75
         self.weight = weight / weight.sum()
@@ -103,9 +95,8 @@ class Crops(Dataset[Batch]):
                 crop = crop.transpose(1, 0, 2)
             crops[j] = crop
         # qualities within half a step beyond the ends count as the ends
-        lowest, highest = self.qualities
-        drawn = rng.uniform(lowest - 0.5, highest + 0.5, self.count)
-        quality = np.clip(drawn, lowest, highest).astype(np.float32)
+        drawn = rng.uniform(LOWEST - 0.5, HIGHEST + 0.5, self.count)
+        quality = np.clip(drawn, LOWEST, HIGHEST).astype(np.float32)
         return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(quality)
 
     def batches(self, steps: range, device: torch.device, workers: int = 0) -> Iterator[Batch]:

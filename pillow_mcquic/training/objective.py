@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ..bitstream.grids import LEVELS, grids_of
 from ..model.config import Config, EncoderConfig
-from ..model.distortion import ANCHORS
-from ..model.inversion import Inversion
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade, DecoderModel, EncoderModel
 from .entropy_networks import TrainedEntropyModel
@@ -27,7 +25,6 @@ class Objective(nn.Module):
         self.config = config
         self.decoder, self.encoder = DecoderModel(config), EncoderModel(encoder, config)
         self.entropy_networks = TrainedEntropyModel(config)
-        self.inversion = Inversion()
         first = config.banks_of(1).start
         self.tables = nn.ModuleList(
             [
@@ -71,8 +68,6 @@ class Objective(nn.Module):
         codebook_loss = torch.zeros((), device=x.device)
         for level in LEVELS:
             mean = self._mean_1(cascade) if level == 1 else cascade.mean
-            if level == 1:
-                y[1] = self._inverted(x, y[1], cascade, quality)
             with off:
                 gain, residuals = model.gain(level, quality), []
                 parts = model.split_banks((y[level] if mean is None else y[level] - mean) * gain, level)
@@ -97,18 +92,6 @@ class Objective(nn.Module):
         y2, y3 = hyper.latents(hyper.features(model.normalise(y1), quality), quality)
         return {1: y1, 2: y2, 3: y3}
 
-    def _inverted(self, x: Tensor, y1: Tensor, cascade: Cascade, quality: Tensor) -> Tensor:
-        """The latent of level 1 that is quantised, see `model.inversion`; gradients take the move for a constant."""
-        if not bool((quality > ANCHORS[1]).any()):
-            return y1
-        features, model = cascade.features, self.decoder
-        assert features is not None
-        with torch.no_grad():
-            moved = self.inversion(
-                y1, model.synthesis.klt, lambda latent: x - model.synthesise(latent, features, quality), quality
-            )
-        return y1 + (moved - y1).detach()
-
     def _mean_1(self, cascade: Cascade) -> Tensor:
         """Mean of all channels of level 1."""
         assert cascade.features is not None
@@ -130,16 +113,11 @@ class Objective(nn.Module):
         return Quantised(known, seen, sum(p.bits for p in passes), sum(p.codebook_loss for p in passes))
 
     @torch.no_grad()
-    def allocate(self, speed: float, first_quality: int = 1) -> None:
+    def allocate(self, speed: float) -> None:
         """Move the gains and steps of level 1, the gains of level 3, and the classes with them, towards equal cost.
 
         The straight-through gradient would not do: it takes the error of a vector that became the zero codeword for one
-        that a smaller step reduces.  (Level 2 says so little that its costs are noise.)
-
-        Parameters
-        ----------
-        speed : share of the way.
-        first_quality : above 1 only gains and classes of qualities from this one on move.
+        that a smaller step reduces.  (Level 2 says so little that its costs are noise.)  speed: share of the way.
         """
         networks = self.entropy_networks
         for level, classes in ((1, networks.hyper_network(1).class_bias), (3, networks.class_3)):
@@ -148,10 +126,9 @@ class Objective(nn.Module):
                 bank = self.config.banks[number]
                 gains, steps = self.tables_of(number).allocation()
                 gains = (speed * gains).t()  # (qualities, groups)
-                gains[: first_quality - 1] = 0
                 channels = slice(start, start + bank.channels)
                 self.decoder.log_gain[str(level)][:, channels] += gains.repeat_interleave(bank.dim, 1)
                 classes[:, group : group + bank.groups] += gains / LOG_SCALE_STEP
-                if level == 1 and first_quality == 1:
+                if level == 1:
                     self.decoder.books(number).log_step.add_(speed * steps)
                 start, group = channels.stop, group + bank.groups

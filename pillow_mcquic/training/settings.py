@@ -23,7 +23,6 @@ class Settings:
     crop: int = 256
     shrink: float = 0.0  # share of crops from photos made smaller, by a factor of at most 2
     seed: int = 1
-    first_quality: int = 1  # above 1 only rows of per-quality tables are trained, from that of this quality on
     lambda_reference: float = 0.013  # at which the KLT's own gain is right
     typical: float = 10.0  # R-D of a photo, bits per pixel, in roots of lambda
     # weight of the squared distance, in steps, between codewords and the vectors they stand for
@@ -58,8 +57,6 @@ class Settings:
         for name in ("average", "shrink"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
-        if not 1 <= self.first_quality <= self.model.qualities:
-            raise ValueError(f"first_quality must be in 1..{self.model.qualities}, got {self.first_quality}")
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be one of {DECAYS}, got {self.decay!r}")
         stages = [len(bank.stages) for bank in self.model.banks]

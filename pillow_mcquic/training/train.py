@@ -23,7 +23,6 @@ from .initial import new_objective
 from .learned_tables import LearnedTables
 from .objective import Objective
 from .optimisers import limit_gradients, optimisers, set_rates
-from .rows import train_only
 from .settings import Settings
 from .validation import autocast, validate
 
@@ -54,8 +53,6 @@ class Run:
     def begin(self, checkpoint: Path) -> None:
         """Move to the device and make optimisers; go on from `resume` where it was given."""
         objective, resume = self.objective, self._resume
-        if self.settings.first_quality > 1:
-            train_only(objective, self.settings.first_quality)
         objective.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = optimisers(objective, self.settings)
         parts = math.ceil(self.settings.batch / (self.settings.crops_at_once or self.settings.batch))
@@ -119,8 +116,7 @@ class Run:
             optimiser.step()
         self._share_error_costs()
         if self.step % ALLOCATE_EVERY == 0:
-            speed = min(1.0, ALLOCATE_EVERY * self.settings.allocation) * factor
-            self.objective.allocate(speed, self.settings.first_quality)
+            self.objective.allocate(min(1.0, ALLOCATE_EVERY * self.settings.allocation) * factor)
         self.average.update_parameters(self.objective)
         self.step += 1
         return sums, not_finite
@@ -226,15 +222,7 @@ def train(
         progress.say(f"{run.step} val " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
         progress.mark += time.monotonic() - begun  # no part of the speed of training
 
-    crops = data.Crops(
-        photos,
-        settings.crop,
-        settings.batch,
-        settings.seed,
-        rank,
-        settings.shrink,
-        (settings.first_quality, settings.model.qualities),
-    )
+    crops = data.Crops(photos, settings.crop, settings.batch, settings.seed, rank, settings.shrink)
     first, saved = run.step, time.monotonic()
     began = saved - (run.seconds if within else 0.0)
     limit, seconds = stop_after_minutes * 60, 0.0

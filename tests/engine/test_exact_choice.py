@@ -82,10 +82,6 @@ def test_photograph_that_is_tried_has_no_exact_squares(
     assert choice_of(encoder, photo.crop((300, 80, 492, 336)), 5) is None
 
 
-def test_side_that_webp_has_not_is_learned(encoder: Encoder) -> None:
-    assert exact_choice.choose(encoder, torch.zeros(1, 3, 1, 16384, dtype=torch.uint8), None, Quality(256)) is None  # type: ignore[arg-type]
-
-
 def test_fill_keeps_learned_squares_and_hides_the_others() -> None:
     image = torch.full((1, 3, 48, 64), 200, dtype=torch.uint8)
     image[..., 16:32, 16:32] = torch.randint(0, 256, (16, 16), dtype=torch.uint8)
