@@ -15,6 +15,8 @@ import numpy as np
 
 from pillow_mcquic import codec, decoding, weights_files
 from pillow_mcquic.bitstream import alpha, container, exact_squares, file_header
+from pillow_mcquic.bitstream.grids import TileGrid
+from pillow_mcquic.bitstream.tiles import EXACT, KINDS, LEARNED, WHOLE, Tile
 from pillow_mcquic.quality import Quality
 
 from .files import file_of
@@ -60,6 +62,8 @@ def whole_file(data: bytes) -> bytes:
     cut = fields[5] * len(rest) // 1024 * 4
     stream, other = rest[:cut], rest[cut:]
     exact, learned = bool(fields[0] & 48), not fields[0] & 32
+    if fields[6] & 1:
+        return tiled_file(mode, quality, 200 + fields[1], height, fields[7], other, stream)
     header = file_header.Header(
         width, height, mode, quality, weights_files.default_id() if learned else file_header.NO_MODEL, exact
     )
@@ -71,6 +75,25 @@ def whole_file(data: bytes) -> bytes:
     if learned and mode.endswith("A"):
         chunks[container.ALPHA] = other if fields[0] & 64 else alpha.pack(np.zeros((height, width), "u1"))
     return file_of(header, chunks)
+
+
+def tiled_file(mode: str, quality: Quality, width: int, height: int, kinds: int, data: bytes, stream: bytes) -> bytes:
+    """A file of one or two tiles, of kinds that `kinds` tells; their exact squares and codes are fuzzed."""
+    grid, tiles = TileGrid(width, height, 256), list[Tile]()
+    for number in range(len(grid)):
+        kind = KINDS[kinds >> 2 * number & 3]
+        box = grid.box(number)
+        whole, id = bool(kind & WHOLE), file_header.NO_MODEL if kind & WHOLE else b"any "
+        own = file_header.Header(*box.size, mode, quality, id, bool(kind & EXACT))
+        exact = exact_payload(own, data) if kind & EXACT else None
+        plain = alpha.pack(np.zeros(box.size[::-1], "u1")) if mode.endswith("A") and not whole else None
+        tiles.append(Tile(stream if kind & LEARNED else None, exact, whole, plain))
+    learned, any_exact = (
+        any(part is not None for part in parts) for parts in zip(*((t.codes, t.exact) for t in tiles), strict=True)
+    )
+    model = weights_files.default_id() if learned else file_header.NO_MODEL
+    header = file_header.Header(width, height, mode, quality, model, any_exact, 256)
+    return container.write(header, {}, tiles)
 
 
 def exact_payload(header: file_header.Header, data: bytes) -> bytes:

@@ -11,12 +11,14 @@ import io
 import sys
 import zlib
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pillow_mcquic import runtime
 from pillow_mcquic.bitstream import alpha, container, vp8l
+from pillow_mcquic.bitstream import picture as picture_module
 
 from .conftest import PHOTO, from_bytes, to_bytes
 from .files import chunks_of, file_of
@@ -42,6 +44,11 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
     clear_page.putalpha(Image.radial_gradient("L").resize(page.size))
     boxed = face.copy()
     boxed.paste(page.crop((0, 0, 64, 40)), (40, 30))
+    strip = Image.new("RGB", (800, 120), "white")
+    for y in range(4, 110, 12):
+        ImageDraw.Draw(strip).text((4, y), "the quick brown fox jumps over the lazy dog " * 3, fill=(10, 10, 60))
+    strip.paste(photo.crop((400, 110, 620, 230)), (580, 0))
+    strip.putalpha(Image.linear_gradient("L").resize(strip.size))
     quiet = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
     quiet.paste(face, (250, 170))
     return {
@@ -62,6 +69,9 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "drawing": (drawing, {"quality": 4}),  # exact squares alone
         "lossless": (clear_page.crop((90, 40, 181, 95)), {"lossless": True}),
         "lossless-grey-alpha": (clear_page.convert("LA").crop((90, 40, 181, 95)), {"lossless": True}),
+        "tiles": (photo.crop((400, 100, 700, 380)), {"quality": 3}),  # four of them, learned
+        "tiles-page": (strip, {"quality": 5}),  # exact; exact with codes; exact squares and learned ones; learned
+        "tiles-lossless": (strip.convert("LA").crop((500, 0, 800, 60)), {"lossless": True}),
         "metadata": (
             face.crop((0, 0, 48, 32)),
             {"quality": 2, "exif": exif, "icc_profile": b"icc", "xmp": b"<x/>", "dpi": (72, 72), "comment": b"hi"},
@@ -86,7 +96,11 @@ def main() -> None:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         path = GOLDEN / f"{name}.mcq"
-        data = to_bytes(picture, **options)
+        if name.startswith("tiles"):
+            with mock.patch.multiple(picture_module, LARGE=0, TILE_SIDE=256):
+                data = to_bytes(picture, **options)
+        else:
+            data = to_bytes(picture, **options)
         filters = {"alpha-rows": 2, "alpha-vp8l": 3}
         path.write_bytes(with_alpha(data, filters[name]) if name in filters else data)
         runtime.configure(precision="float32")  # the picture that other precisions come near to

@@ -56,10 +56,13 @@ def codes_digest(path: Path) -> str:
     if not parsed.header.learned:
         return ""
     decoder = loading.load_decoder(parsed.header.model)
-    codes = decoding.read_codes(parsed, 0, decoder).codes
     digest = hashlib.sha256()
-    for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3
-        digest.update(bank[0].numpy().astype("<i2").tobytes())
+    for number, tile in enumerate(parsed.tiles):
+        if tile is None or tile.codes is None:
+            continue
+        codes = decoding.read_codes(parsed, number, decoder).codes
+        for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3
+            digest.update(bank[0].numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]
 
 
