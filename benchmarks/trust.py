@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import dataclasses
 import hashlib
 import io
 import multiprocessing
@@ -24,14 +25,16 @@ from PIL import Image
 from tqdm import tqdm
 
 import pillow_mcquic
-from pillow_mcquic import loading, runtime
+from pillow_mcquic import decoding, loading, runtime
 from pillow_mcquic.bitstream import container, file_header
+from pillow_mcquic.bitstream.tiles import Tile
 from pillow_mcquic.quality import Quality
 from tests.fuzzing import cuts, flips, mutations
 from tests.instruction_sets import INSTRUCTION_SETS
 
 from .speed import peak_mb
 
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 PHOTO = Path(__file__).parent.parent / "tests" / "images" / "parrots.png"
 
 
@@ -63,6 +66,8 @@ def subjects() -> dict[str, bytes]:
         "small": saved(photo().crop((300, 100, 340, 130)), quality=2),
         "medium": saved(photo().crop((200, 100, 600, 400)), quality=4, comment=b"medium", dpi=(72, 72)),
         "alpha": saved(alpha, quality=5, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
+        "exact squares": Path(GOLDEN, "page.mcq").read_bytes(),
+        "tiles": Path(GOLDEN, "tiles.mcq").read_bytes(),
     }
 
 
@@ -70,13 +75,14 @@ def restreamed(data: bytes, count: int, seed: int) -> Iterator[bytes]:
     """A damaged code stream under right checksums: only the decoder itself can refuse these."""
     rng = random.Random(seed)
     parsed = container.read(io.BytesIO(data))
-    chunks = {c.kind: c.payload for c in parsed.chunks[:-1]}
+    first, *others = (tile for tile in parsed.tiles if tile is not None)
+    metadata, codes = {chunk.kind: chunk.payload for chunk in parsed.chunks}, first.codes or b""
     for _ in range(count):
-        words = [parsed.codes[i : i + 4] for i in range(0, len(parsed.codes), 4)]  # another length is refused at once
+        words = [codes[i : i + 4] for i in range(0, len(codes), 4)]  # another length is refused at once
         for _ in range(rng.randint(1, 8)):
             at = rng.randrange(len(words) + 1)
             words[at : at + rng.randint(0, 2)] = [rng.randbytes(4)] * rng.randint(0, 2)
-        yield container.write(parsed.header, chunks | {container.CODES: b"".join(words)})
+        yield container.write(parsed.header, metadata, [dataclasses.replace(first, codes=b"".join(words)), *others])
 
 
 def outcome(data: bytes, picture: bytes) -> str:
@@ -116,7 +122,7 @@ def faults(args: argparse.Namespace) -> None:
     model = container.read(io.BytesIO(subjects()["small"])).header.model
     for width, height, codes in ((1 << 27, 1 << 27, 1000), (60000, 60000, 20000), (1, 80_000_000, 160_000)):
         header = file_header.Header(width, height, "RGB", Quality(1024), model)
-        data = container.write(header, {container.CODES: bytes(codes)})
+        data = container.write(header, {}, [Tile(bytes(codes), None, whole=False)])
         began, before = time.perf_counter(), peak_mb()
         try:
             answer = str(len(opened(data)))
@@ -280,7 +286,9 @@ def digests(args: argparse.Namespace) -> None:
             with Image.open(path) as image:
                 made = hashlib.sha256(pillow_mcquic.encode(np.asarray(image.convert("RGB")))).hexdigest()
         parsed = container.read(io.BytesIO(Path(args.files, f"{path.stem}.mcq").read_bytes()))
-        codes = loading.load_decoder(parsed.header.model).read([parsed.codes], parsed.header).codes
+        decoder = loading.load_decoder(parsed.header.model)
+        tiles = [decoding.read_codes(parsed, number, decoder).codes for number in range(len(parsed.tiles))]
+        codes = [bank for tile in tiles for bank in tile]
         print(made, hashlib.sha256(b"".join(bank.numpy().tobytes() for bank in codes)).hexdigest())
 
 

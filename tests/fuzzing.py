@@ -17,6 +17,7 @@ from pillow_mcquic import codec, decoding, weights_files
 from pillow_mcquic.bitstream import alpha, container, exact_squares, file_header
 from pillow_mcquic.bitstream.grids import TileGrid
 from pillow_mcquic.bitstream.tiles import EXACT, KINDS, LEARNED, WHOLE, Tile
+from pillow_mcquic.errors import NotMcqError
 from pillow_mcquic.quality import Quality
 
 from .files import file_of
@@ -88,11 +89,9 @@ def tiled_file(mode: str, quality: Quality, width: int, height: int, kinds: int,
         exact = exact_payload(own, data) if kind & EXACT else None
         plain = alpha.pack(np.zeros(box.size[::-1], "u1")) if mode.endswith("A") and not whole else None
         tiles.append(Tile(stream if kind & LEARNED else None, exact, whole, plain))
-    learned, any_exact = (
-        any(part is not None for part in parts) for parts in zip(*((t.codes, t.exact) for t in tiles), strict=True)
-    )
-    model = weights_files.default_id() if learned else file_header.NO_MODEL
-    header = file_header.Header(width, height, mode, quality, model, any_exact, 256)
+    model = weights_files.default_id() if any(tile.codes is not None for tile in tiles) else file_header.NO_MODEL
+    exact_too = any(tile.exact is not None for tile in tiles)
+    header = file_header.Header(width, height, mode, quality, model, exact_too, 256)
     return container.write(header, {}, tiles)
 
 
@@ -122,7 +121,7 @@ def one_input(data: bytes) -> None:
         parsed = container.read(io.BytesIO(file))
         codec.check_sizes([parsed.header])
         pixels = decoding.decode_file(parsed)
-    except (container.NotMcqError, OSError) as error:
+    except (NotMcqError, OSError) as error:
         if not str(error):
             raise AssertionError("an error without a word") from error
         return

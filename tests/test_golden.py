@@ -46,6 +46,9 @@ FILES = {
     "drawing.mcq": ((150, 90), "RGB", 4.0, ""),
     "lossless.mcq": ((91, 55), "RGBA", None, ""),
     "lossless-grey-alpha.mcq": ((91, 55), "LA", None, ""),
+    "tiles.mcq": ((300, 280), "RGB", 3.0, "151739b192889cd9"),
+    "tiles-page.mcq": ((800, 120), "RGBA", 5.0, "aab2b31d208c1ab8"),
+    "tiles-lossless.mcq": ((300, 60), "LA", None, ""),
     "metadata.mcq": ((48, 32), "RGB", 2.0, "96b3c2af566aefe2"),
 }
 
