@@ -28,6 +28,7 @@ import pillow_mcquic
 from pillow_mcquic import decoding, loading, runtime
 from pillow_mcquic.bitstream import container, file_header
 from pillow_mcquic.bitstream.tiles import Tile
+from pillow_mcquic.engine.device import find_device, int8_native
 from pillow_mcquic.quality import Quality
 from tests.fuzzing import cuts, flips, mutations
 from tests.instruction_sets import INSTRUCTION_SETS
@@ -310,7 +311,7 @@ def determinism(args: argparse.Namespace) -> None:
     for precision in ("float32", "bfloat16"):
         for name, env in INSTRUCTION_SETS.items():
             runs[f"{precision}, {name}"] = (2, False, {**env, runtime.PRECISION_VARIABLE: precision})
-    if runtime.int8_native(runtime.device("cpu")):
+    if int8_native(find_device("cpu")):
         runs["int8"] = (2, False, {runtime.PRECISION_VARIABLE: "int8"})
     print("| reader and writer | files | bytes | codes |\n|---|---|---|---|")
     first: list[str] = []
