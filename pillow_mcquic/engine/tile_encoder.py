@@ -24,9 +24,8 @@ MARGIN = 8 * SQUARE  # pixels around a tile that its analysis sees, and within w
 
 @dataclasses.dataclass
 class _Tile:
-    """A tile on the way: its pixels with those around, its latents, and how far its codes have come."""
+    """A tile on the way: its latents, and how far its codes have come."""
 
-    images: Tensor
     y: dict[int, Tensor]  # level 1 with what is around
     state: CodingState[Quality]
     coded: Coded
@@ -64,22 +63,25 @@ class TileEncoder:
             for number in row(step - 1):
                 self._choose_2(number)
             for number in row(step - 2):
-                yield number, self.tiles[number].images, self._choose_1(number)
+                yield number, self._images(number), self._choose_1(number)
                 del self.tiles[number]
+
+    def _images(self, number: int) -> Tensor:
+        """The pixels of a tile and around it, padded to whole squares."""
+        return pad_to_multiple(self.pixels(self.grid.box(number).grown(MARGIN, self.grid.whole)), SQUARE)
 
     @torch.inference_mode()
     def _begin(self, number: int) -> None:
         """Analysis of a tile, and its level 3."""
         box, encoder = self.grid.box(number), self.encoder
         around, grids = box.grown(MARGIN, self.grid.whole), grids_of(*box.size)
-        images = pad_to_multiple(self.pixels(around), SQUARE)
         with encoder.device.networks():
-            y = encoder.latents(images, self.q)
+            y = encoder.latents(self._images(number), self.q)
             inside = in_squares(box.seen_from(around))
             coarse = {level: y[level][window_of(at_level(inside, level))].clone() for level in (3, 2)}
             state = encoder.bundle.decoder.entropy_model.begin(self.quality, grids, 1, encoder.device.where)
             coded = encoder.choose_coarse(3, coarse[3], None, state, self.q)
-        self.tiles[number] = _Tile(images, {1: y[1], 2: coarse[2]}, state, coded)
+        self.tiles[number] = _Tile({1: y[1], 2: coarse[2]}, state, coded)
         self.residuals[3][number] = encoder.decoder.residuals(3, coded)
 
     @torch.inference_mode()
