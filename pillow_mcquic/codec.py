@@ -59,7 +59,7 @@ def encode(
     max_bytes : instead of both, the best quality whose file is no larger.
     lossless : instead of all three, keep every pixel, as WebP lossless does; needs no torch.
     effort : 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes; decoding is the same); above 1 it needs
-        up to 0.5 GB more, and 80 bytes a pixel.
+        up to 0.5 GB more, and 80 bytes a pixel, of a large picture of 4 million of them.
     chunks : payloads of metadata chunks by type (`bitstream.container.METADATA`).
 
     Returns

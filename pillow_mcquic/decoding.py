@@ -63,7 +63,9 @@ def decode_file(
                 raise
             lost.add(number)
         if number in lost:
-            _part(out, grid.box(number), area, scale)[:] = LOST
+            part = _part(out, grid.box(number), area, scale)
+            part[:] = LOST
+            part[:, :, len(header.mode) - header.alpha :] = 255
     return out[:, :, 0] if len(header.mode) == 1 else out
 
 
