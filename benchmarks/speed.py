@@ -94,8 +94,8 @@ def one_direction(
     spent = dict.fromkeys(STAGES, 0.0)
     # stages are told apart at the codec's own seams
     for stage, owner, methods in (
-        ("networks", Encoder, ("analyse", "encode")),
-        ("networks", Decoder, ("images",)),
+        ("networks", Encoder, ("analyse", "latents", "choose_coarse", "choose_fine")),
+        ("networks", Decoder, ("residuals", "features", "first_bank", "latent", "show")),
         ("tables", EntropyModel, ("static_classes", "embedding", "log_energies", "bank_classes")),
         ("tables", HyperNetwork, ("hidden",)),
         ("range coder", entropy.Encoder, ("write",)),

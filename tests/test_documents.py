@@ -66,7 +66,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -
 
 
 def test_the_table_has_a_row_for_every_library() -> None:
-    assert {"numpy", "torch", "codes as tokens", "thumbnails", *IMPORTS} == set(ROWS)
+    assert {"numpy", "torch", "codes as tokens", "thumbnails", "a part of a picture", *IMPORTS} == set(ROWS)
 
 
 @pytest.mark.parametrize("library", ROWS)
@@ -87,6 +87,8 @@ def test_row_of_the_table(library: str, names: dict[str, Any]) -> None:
             assert image.size == (128, 96)
     elif library == "thumbnails":
         assert (names["image"].size, names["small"].shape) == ((64, 48), (24, 32, 3))
+    elif library == "a part of a picture":
+        assert (names["part"].shape, names["tensor"].shape) == ((64, 64, 3), (3, 64, 64))
     elif library == "Zarr 3":
         assert abs(names["z"][0].astype(int) - before["array"][:64, :96]).mean() < 8
     elif library in ("torch", "codes as tokens"):
