@@ -12,7 +12,7 @@ from .bitstream import alpha, exact_squares
 from .bitstream.container import File
 from .bitstream.file_header import Header
 from .bitstream.grids import SQUARE, Box, grids_of
-from .bitstream.tiles import Tile
+from .bitstream.tiles import CONTEXT, Tile
 from .errors import BadFileError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .engine.decoder import Coded, Decoder
     from .engine.mosaic import Mosaic
 
-REACH = 20 * SQUARE  # pixels around a box whose tiles its pixels depend on, see `engine.mosaic`
+REACH = CONTEXT * SQUARE  # pixels around a box whose tiles its pixels depend on
 LOST = 128  # what is seen of a tile that is lost
 
 Pixels = NDArray[np.uint8]

@@ -1,8 +1,10 @@
-"""Files made by hand, and taken apart."""
+"""Files made by hand, and taken apart; what reading them may allocate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tracemalloc
+from collections.abc import Iterator, Mapping
 
 from pillow_mcquic.bitstream import container
 from pillow_mcquic.bitstream.file_header import Header
@@ -25,3 +27,15 @@ def chunks_of(file: container.File) -> dict[bytes, bytes]:
     payloads = {X: tile.exact, A: tile.alpha, C: tile.codes}
     found = {kind: payload for kind, payload in payloads.items() if payload is not None}
     return {chunk.kind: chunk.payload for chunk in file.chunks} | found
+
+
+@contextlib.contextmanager
+def allocates_little() -> Iterator[None]:
+    """What is done in this context never holds a megabyte."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20

@@ -60,6 +60,10 @@ class Box:
         """The least box of a picture of 1/`scale` of the sides that shows all of these pixels."""
         return Box(self.left // scale, self.top // scale, -(-self.right // scale), -(-self.bottom // scale))
 
+    def magnified(self, scale: int) -> Box:
+        """The same part of a grid `scale` times as fine."""
+        return Box(self.left * scale, self.top * scale, self.right * scale, self.bottom * scale)
+
 
 @dataclasses.dataclass(frozen=True)
 class TileGrid:

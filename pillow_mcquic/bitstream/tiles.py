@@ -12,6 +12,7 @@ from .reader import Reader, varint
 SIDES = {n: 1 << n for n in range(8, 14)}  # of tiles, by the number that headers have
 # a 16x16 square costs at least 8 / 160 bits (checked at export), so a header cannot claim what its codes can't hold
 MAX_SQUARES_PER_BYTE = 160
+CONTEXT = 20  # squares around some, on which their pixels may depend: 17, and up to 3 to a position of level 3
 LEARNED, EXACT, WHOLE = 1, 2, 4  # of a kind of tile: codes, exact squares, all squares exact
 KINDS = (LEARNED, LEARNED | EXACT, EXACT | WHOLE, LEARNED | EXACT | WHOLE)
 

@@ -134,9 +134,7 @@ class Decoder:
             # channels last in memory, so that an array comes out without another copy
             out = empty_planes(B, 1 if grey else 3, h * side, w * side, torch.uint8, self.device.where)
             for inner, outer in windows(h, w, self.device.window_positions // B, self.reach(scale)):
-                z1 = self.latent(prepared, outer, self.model.means.mean_1(prepared.features[outer]), quality)
-                here = out[magnified(inner, side)]
-                self.show(z1, prepared.features[outer], quality, within(inner, outer), here, scale)
+                self.show(prepared, outer, within(inner, outer), quality, out[magnified(inner, side)], scale)
         return out
 
     def reach(self, scale: int) -> int:
@@ -147,14 +145,13 @@ class Decoder:
         """All that is done for a whole picture, or tile, at once."""
         return Prepared(coded, self.features(coded, quality), self.first_bank(coded, quality))
 
-    def show(self, z1: Tensor, features: Tensor, quality: Tensor, own: Window, out: Tensor, scale: int) -> None:
+    def show(self, prepared: Prepared, window: Window, own: Window, quality: Tensor, out: Tensor, scale: int) -> None:
         """Put the pixels of a window into `out` (B, 3 or 1, ...), uint8.
 
-        Parameters
-        ----------
-        z1, features : of level 1, in the window and within reach around it.
-        own : the window without what is around it.
+        window: with all within reach; own: the window without that, in positions of it.
         """
+        features = prepared.features[window]
+        z1 = self.latent(prepared, window, self.model.means.mean_1(features), quality)
         if scale == 1:
             self._synthesise(z1, features, quality, own, out)
             return

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream.grids import SQUARE, Box, TileGrid
+from ..bitstream.tiles import CONTEXT
 from ..nn.reshape import empty_planes
 from ..quality import Quality
 from .decoder import Coded, Decoder, Prepared
-from .windows import assemble, windows_in, within
+from .windows import assemble, box_of, window_of, windows_in, within
 
-CONTEXT = 20  # squares around some, on which their pixels may depend: 17, and up to 3 to a position of level 3
 ALIGNMENT = 4  # squares to a side of a position of level 3
 
 
@@ -32,7 +32,7 @@ def in_squares(pixels: Box) -> Box:
 
 def in_pixels(squares: Box) -> Box:
     """The pixels of squares."""
-    return Box(*(SQUARE * side for side in (squares.left, squares.top, squares.right, squares.bottom)))
+    return squares.magnified(SQUARE)
 
 
 def at_level(squares: Box, level: int) -> Box:
@@ -75,24 +75,13 @@ class Mosaic:
         decoder, device, shown = self.decoder, self.decoder.device, area.reduced(self.scale)
         inside = in_squares(self.grid.box(number).cut(area))
         region = context(inside, in_squares(self.grid.whole))
-        width, height = region.size
         with device.networks():
             prepared = self._prepare(region)
-            cut = windows_in(
-                inside.seen_from(region), Box(0, 0, width, height), device.window_positions, decoder.reach(self.scale)
-            )
-            for inner, outer in cut:
-                features = prepared.features[outer]
-                z1 = decoder.latent(prepared, outer, decoder.model.means.mean_1(features), self.q)
-                (_, rows, columns), side = inner, SQUARE // self.scale
-                place = Box(
-                    side * (region.left + columns.start),
-                    side * (region.top + rows.start),
-                    side * (region.left + columns.stop),
-                    side * (region.top + rows.stop),
-                )
+            for inner, outer in windows_in(inside, region, device.window_positions, decoder.reach(self.scale)):
+                place = box_of(inner).magnified(SQUARE // self.scale)
                 small = empty_planes(1, 1 if out.ndim == 2 else 3, *place.size[::-1], torch.uint8, device.where)
-                decoder.show(z1, features, self.q, within(inner, outer), small, self.scale)
+                seen = window_of(box_of(outer).seen_from(region))
+                decoder.show(prepared, seen, within(inner, outer), self.q, small, self.scale)
                 _copy(small, place, shown, out)
         self.known = {other: known for other, known in self.known.items() if next_to_later(self.grid, number, other)}
 
@@ -104,15 +93,12 @@ class Mosaic:
                 coded = self.codes(number)
                 self.known[number] = coded, self.decoder.first_bank(coded, self.q)
             parts.append((in_squares(self.grid.box(number)), *self.known[number]))
-        codes, classes = list[Tensor](), list[Tensor]()
+        coded = Coded([], [])
         for place, bank in enumerate(self.decoder.config.banks[: len(parts[0][1].codes)]):
             own = at_level(region, bank.level)
-            boxes = [at_level(box, bank.level) for box, _, _ in parts]
-            codes.append(assemble(own, [(box, part[1].codes[place]) for box, part in zip(boxes, parts, strict=True)]))
-            classes.append(
-                assemble(own, [(box, part[1].classes[place]) for box, part in zip(boxes, parts, strict=True)])
-            )
-        coded = Coded(codes, classes)
+            tiles = [(at_level(box, bank.level), coded_tile) for box, coded_tile, _ in parts]
+            coded.codes.append(assemble(own, [(box, tile.codes[place]) for box, tile in tiles]))
+            coded.classes.append(assemble(own, [(box, tile.classes[place]) for box, tile in tiles]))
         first = assemble(region, [(box, first) for box, _, first in parts])
         return Prepared(coded, self.decoder.features(coded, self.q), first)
 
