@@ -53,9 +53,9 @@ def encode(
     Parameters
     ----------
     pixels : uint8, (H, W) grey, (H, W, 1..4) grey, grey + alpha, RGB, RGBA.
-    quality : 1 (smallest) to 8 (best), fractions between; default 4.  Where text, lines or flat colours are smaller or
+    quality : 1 (smallest) to 10 (best), fractions between; default 4.  Where text, lines or flat colours are smaller or
         better so, squares of 16x16 pixels are kept exactly.
-    target_bpp : instead of it, bits per pixel of the whole file, met within 3 % or as nearly as quality 1..8 reaches.
+    target_bpp : instead of it, bits per pixel of the whole file, met within 3 % or as nearly as quality 1..10 reaches.
     max_bytes : instead of both, the best quality whose file is no larger.
     lossless : instead of all three, keep every pixel, as WebP lossless does; needs no torch.
     effort : 1 (fast), 2 or 3 (slow, for better pictures in about as many bytes; decoding is the same); above 1 it needs

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from pillow_mcquic import runtime
 from pillow_mcquic.bitstream import alpha, container, vp8l
 from pillow_mcquic.bitstream import picture as picture_module
+from pillow_mcquic.engine import exact_choice
 
 from .conftest import PHOTO, from_bytes, to_bytes
 from .files import chunks_of, file_of
@@ -49,6 +50,9 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         ImageDraw.Draw(strip).text((4, y), "the quick brown fox jumps over the lazy dog " * 3, fill=(10, 10, 60))
     strip.paste(photo.crop((400, 110, 620, 230)), (580, 0))
     strip.putalpha(Image.linear_gradient("L").resize(strip.size))
+    lines = Image.new("RGB", (64, 48), "white")
+    for x in range(0, 64, 4):
+        ImageDraw.Draw(lines).line((x, 0, x // 2, 48), fill="black")
     quiet = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
     quiet.paste(face, (250, 170))
     return {
@@ -56,6 +60,8 @@ def pictures(photo: Image.Image) -> dict[str, tuple[Image.Image, dict[str, Any]]
         "low": (face, {"quality": 1}),
         "fraction": (face.crop((3, 5, 100, 82)), {"quality": 4.3}),
         "high": (face, {"quality": 8}),
+        "best": (face, {"quality": 10}),  # some vectors escape
+        "escapes": (lines, {"quality": 10}),  # a third do, up to five times
         "grey": (face.convert("L"), {"quality": 5}),
         "grey-alpha": (la.crop((0, 0, 65, 33)), {"quality": 3}),
         "alpha": (rgba, {"quality": 6.5}),
@@ -98,6 +104,9 @@ def main() -> None:
         path = GOLDEN / f"{name}.mcq"
         if name.startswith("tiles"):
             with mock.patch.multiple(picture_module, LARGE=0, TILE_SIDE=256):
+                data = to_bytes(picture, **options)
+        elif name == "escapes":
+            with mock.patch.object(exact_choice, "worth_a_try", return_value=False):
                 data = to_bytes(picture, **options)
         else:
             data = to_bytes(picture, **options)

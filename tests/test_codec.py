@@ -94,7 +94,7 @@ def test_max_bytes_below_reach_is_an_error_that_says_what_is_needed(small: Image
     ("options", "message"),
     [
         ({"quality": 0.99}, "from 1"),
-        ({"quality": 8.01}, "to 8"),
+        ({"quality": 10.01}, "to 10"),
         ({"quality": float("nan")}, "from 1"),
         ({"quality": "3"}, "number"),
         ({"quality": True}, "number"),

@@ -27,34 +27,36 @@ from .instruction_sets import INSTRUCTION_SETS
 GOLDEN = Path(__file__).parent / "golden"
 
 
-# file: size, mode, quality (None: lossless), first 16 hex digits of the SHA-256 over the codes of levels 1, 2 and 3
+# file: size, mode, quality (None: lossless), first 16 hex digits of the SHA-256 over all codes and classes
 FILES = {
-    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "d7bf6bcd4fa06b25"),
-    "low.mcq": ((128, 112), "RGB", 1.0, "39de63ff6eb77843"),
-    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "8b340fa97f63b577"),
-    "high.mcq": ((128, 112), "RGB", 8.0, "21bdd4d117270b34"),
-    "grey.mcq": ((128, 112), "L", 5.0, "67efabd6f8197d14"),
-    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "1adb6bd720ef2eef"),
-    "alpha.mcq": ((128, 112), "RGBA", 6.5, "ce345a0e44e63260"),
-    "runs.mcq": ((640, 480), "RGB", 1.0, "b79716b0afa7443a"),
-    "alpha-rows.mcq": ((48, 40), "RGBA", 2.0, "1e51b6d1b4a15780"),
+    "one-pixel.mcq": ((1, 1), "RGB", 4.0, "80ec3a785a394f88"),
+    "low.mcq": ((128, 112), "RGB", 1.0, "34cb62042ed7dbd8"),
+    "fraction.mcq": ((97, 77), "RGB", 4.30078125, "7040355adf8d3549"),
+    "high.mcq": ((128, 112), "RGB", 8.0, "2aa3a2c6b4c00b98"),
+    "best.mcq": ((128, 112), "RGB", 10.0, "a8239a81b9909e95"),
+    "escapes.mcq": ((64, 48), "RGB", 10.0, "ccbb75edde2e30dd"),
+    "grey.mcq": ((128, 112), "L", 5.0, "3dde814b74f3789b"),
+    "grey-alpha.mcq": ((65, 33), "LA", 3.0, "27406076da69113d"),
+    "alpha.mcq": ((128, 112), "RGBA", 6.5, "74aaa073f2085d7c"),
+    "runs.mcq": ((640, 480), "RGB", 1.0, "8e1961e7ab0e1d47"),
+    "alpha-rows.mcq": ((48, 40), "RGBA", 2.0, "f859a1fb4b321613"),
     "alpha-vp8l.mcq": ((48, 40), "LA", 2.0, "62e4dc22fe63b4a5"),
-    "page-box.mcq": ((128, 112), "RGB", 6.0, "dca5c36d9f8245e8"),
-    "page.mcq": ((200, 120), "RGB", 5.0, "2543d58b9cbac65e"),
-    "page-grey.mcq": ((200, 120), "L", 3.0, "4996b9e5fd7e15f8"),
-    "page-alpha.mcq": ((200, 120), "RGBA", 6.0, "db7a147a7af25709"),
+    "page-box.mcq": ((128, 112), "RGB", 6.0, "063ad9512b6f6bbe"),
+    "page.mcq": ((200, 120), "RGB", 5.0, "c3e35d9b52899a5c"),
+    "page-grey.mcq": ((200, 120), "L", 3.0, "88e3b2894c0c9e95"),
+    "page-alpha.mcq": ((200, 120), "RGBA", 6.0, "929ea8bf906ae81c"),
     "drawing.mcq": ((150, 90), "RGB", 4.0, ""),
     "lossless.mcq": ((91, 55), "RGBA", None, ""),
     "lossless-grey-alpha.mcq": ((91, 55), "LA", None, ""),
-    "tiles.mcq": ((300, 280), "RGB", 3.0, "151739b192889cd9"),
-    "tiles-page.mcq": ((800, 120), "RGBA", 5.0, "aab2b31d208c1ab8"),
+    "tiles.mcq": ((300, 280), "RGB", 3.0, "6f2e381ded2e9657"),
+    "tiles-page.mcq": ((800, 120), "RGBA", 5.0, "b1dcc89d08554df8"),
     "tiles-lossless.mcq": ((300, 60), "LA", None, ""),
-    "metadata.mcq": ((48, 32), "RGB", 2.0, "96b3c2af566aefe2"),
+    "metadata.mcq": ((48, 32), "RGB", 2.0, "a378aebf17522785"),
 }
 
 
 def codes_digest(path: Path) -> str:
-    """SHA-256 over the little-endian int16 codes of a file; nothing where all squares are exact."""
+    """SHA-256 over codes, little-endian int16, and classes of a file, bank by bank; nothing where all are exact."""
     parsed = container.read(io.BytesIO(path.read_bytes()))
     if not parsed.header.learned:
         return ""
@@ -63,9 +65,9 @@ def codes_digest(path: Path) -> str:
     for number, tile in enumerate(parsed.tiles):
         if tile is None or tile.codes is None:
             continue
-        codes = decoding.read_codes(parsed, number, decoder).codes
-        for bank in [*codes[2:], codes[1], codes[0]]:  # level 1, then 2, then 3
-            digest.update(bank[0].numpy().astype("<i2").tobytes())
+        coded = decoding.read_codes(parsed, number, decoder)
+        for codes, classes in zip(coded.codes, coded.classes, strict=True):
+            digest.update(codes[0].numpy().astype("<i2").tobytes() + classes[0].numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -42,7 +42,7 @@ def mcq_check(data: bytes, /) -> bool:
 def mcq_encode(data: Any, /, level: float | None = None, *, out: Any = None, **options: Any) -> Any:
     """Encode uint8 pixels (H, W), (H, W, 1..4) or a stack (N, H, W, 1..4).
 
-    level: quality, 1 to 8 (default 4); other options as of `pillow_mcquic.encode`.  out: None, or a writable
+    level: quality, 1 to 10 (default 4); other options as of `pillow_mcquic.encode`.  out: None, or a writable
     buffer, of which the part that was filled is returned.  Raises McqError.
     """
     if level is not None:

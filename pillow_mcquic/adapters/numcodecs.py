@@ -15,7 +15,7 @@ from . import stack
 class Mcq(Codec):  # type: ignore[misc]
     """Compression of uint8 chunks (H, W), (H, W, 1..4) or (N, H, W, 1..4).
 
-    level: quality, 1 to 8, default 4; lossless: instead of it, keep every pixel; effort: of `pillow_mcquic.encode`.
+    level: quality, 1 to 10, default 4; lossless: instead of it, keep every pixel; effort: of `pillow_mcquic.encode`.
     """
 
     codec_id = "mcq"

@@ -2,7 +2,7 @@
 
 >>> data = encode_tensor(image, quality=4)  # uint8 (3, H, W), on the CPU or CUDA
 >>> image = decode_tensor(data, device="cuda")
->>> codes = read_codes("x.mcq")  # {1: (92, 3, h, w), 2: (24, 2, ...), 3: (24, 2, ...)}, int16
+>>> codes = read_codes("x.mcq")  # {1: (92, 4, h, w), 2: (24, 3, ...), 3: (24, 3, ...)}, int16
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import codec, decoding, encoding, loading, weights_files
 from ..bitstream import container
+from ..bitstream.coding_order import ESCAPES
 from ..bitstream.container import File
 from ..bitstream.grids import LEVELS, SQUARE, Box, TileGrid, grids_of
 from ..bitstream.picture import Picture
@@ -151,7 +152,7 @@ def encode_tensor(
     Parameters
     ----------
     images : uint8 (3, H, W); (N, 3, H, W), or a sequence of (3, H, W), for several.
-    quality : 1 (smallest) to 8 (best), default 4.
+    quality : 1 (smallest) to 10 (best), default 4.
     lossless : instead of it, keep every pixel.
     effort : as of `pillow_mcquic.encode`; above 1 pictures are refined one by one.
 
@@ -217,7 +218,8 @@ def read_codes(source: Source) -> dict[int, Tensor]:
     -------
     For each level 1, 2, 3 int16 (groups, stages, rows, columns) on the CPU, rows and columns on the grid of 16, 32 or
     64 pixels; groups of fewer residual stages than the most have 0 in the others.  A code is the index of a codeword in
-    the codebook of its group and stage; 0 is the zero codeword.  What codes say of exact squares is not the picture.
+    the codebook of its group and stage; 0 is the zero codeword.  Last of the stages stands how often a group escapes, 0
+    to 8 and nearly always 0: its step doubles so many times.  What codes say of exact squares is not the picture.
 
     Raises
     ------
@@ -231,10 +233,10 @@ def read_codes(source: Source) -> dict[int, Tensor]:
     rows = []
     for row in range(grid.rows):
         numbers = range(row * grid.columns, (row + 1) * grid.columns)
-        tiles = [decoding.read_codes(file, number, decoder).codes for number in numbers]
+        tiles = [_with_escapes(decoder.config, decoding.read_codes(file, number, decoder)) for number in numbers]
         rows.append([torch.cat(parts, -1) for parts in zip(*tiles, strict=True)])
     codes = [torch.cat(parts, -2) for parts in zip(*rows, strict=True)]
-    return {level: _by_level(decoder.config, level, codes) for level in sorted(LEVELS)}
+    return {level: torch.cat([codes[number] for number in decoder.config.banks_of(level)]) for level in sorted(LEVELS)}
 
 
 def _stages_of(config: Config, level: int) -> int:
@@ -242,13 +244,13 @@ def _stages_of(config: Config, level: int) -> int:
     return max(len(config.banks[number].stages) for number in config.banks_of(level))
 
 
-def _by_level(config: Config, level: int, codes: Sequence[Tensor]) -> Tensor:
-    """Codes of all banks -> those of a level (groups, stages, h, w)."""
-    most, parts = _stages_of(config, level), []
-    for number in config.banks_of(level):
-        missing = most - len(config.banks[number].stages)
-        parts.append(torch.nn.functional.pad(codes[number][0], (0, 0, 0, 0, 0, missing)))
-    return torch.cat(parts)
+def _with_escapes(config: Config, coded: Coded) -> list[Tensor]:
+    """Codes of one picture, of each bank (groups, most stages of the level + 1, h, w): escapes come last."""
+    found = []
+    for bank, codes, classes in zip(config.banks, coded.codes, coded.classes, strict=True):
+        padded = torch.nn.functional.pad(codes[0], (0, 0, 0, 0, 0, _stages_of(config, bank.level) - len(bank.stages)))
+        found.append(torch.cat([padded, (classes[0] // config.classes).to(codes.dtype)[:, None]], 1))
+    return found
 
 
 def decode_codes(
@@ -280,7 +282,8 @@ def decode_codes(
     decoder, fixed = loading.load_decoder(weights_files.default_id(), device), Quality.parse(quality)
     if not isinstance(codes, Mapping):
         raise ValueError(f"codes must be a dict of the levels' tensors, got {type(codes).__name__}")
-    banks = [part.to(decoder.device.where) for level in LEVELS for part in _by_bank(decoder.config, level, codes)]
+    config = decoder.config
+    banks = [part.to(decoder.device.where) for level in LEVELS for part in _by_bank(config, level, codes)]
     height, width = (side * SQUARE for side in banks[-1].shape[3:])
     if size is None:
         size = width, height
@@ -290,7 +293,7 @@ def decode_codes(
         raise ValueError(f"size must be (width, height) in whole pixels, got {size!r}") from error
     grids = grids_of(width, height)
     found = [tuple(part.shape[3:]) for part in banks]
-    if found != [grids[bank.level] for bank in decoder.config.banks]:
+    if found != [grids[bank.level] for bank in config.banks]:
         raise ValueError(f"codes on grids {sorted(set(found), reverse=True)} are not those of size {size}")
     grid = TileGrid(width, height, _checked_side(tile_side))
 
@@ -298,12 +301,14 @@ def decode_codes(
         box = grid.box(number)
         own = grids_of(*box.size)
         origin = {level: (box.top >> level + 3, box.left >> level + 3) for level in LEVELS}
-        codes = [
-            part[..., y : y + own[bank.level][0], x : x + own[bank.level][1]].contiguous()
-            for bank, part in zip(decoder.config.banks, banks, strict=True)
+        parts = [
+            part[..., y : y + own[bank.level][0], x : x + own[bank.level][1]]
+            for bank, part in zip(config.banks, banks, strict=True)
             for y, x in (origin[bank.level],)
         ]
-        return Coded(codes, decoder.classes(codes, fixed, own))
+        codes = [part[:, :, :-1].contiguous() for part in parts]
+        classes = zip(decoder.classes(codes, fixed, own), parts, strict=True)
+        return Coded(codes, [plain + (part[:, :, -1] * config.classes).to(plain.dtype) for plain, part in classes])
 
     mosaic, pixels = Mosaic(decoder, fixed, grid, coded), np.empty((height, width, 3), np.uint8)
     for number in range(len(grid)):
@@ -318,17 +323,17 @@ def _checked_side(side: object) -> int | None:
 
 
 def _by_bank(config: Config, level: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
-    """The inverse of `_by_level`, (1, groups, stages, h, w) of each bank; ValueError for impossible codes."""
+    """Codes of a level -> (1, groups, stages + 1, h, w) of each bank, escapes last; ValueError for impossible ones."""
     banks = [config.banks[number] for number in config.banks_of(level)]
     groups, most = config.groups(level), _stages_of(config, level)
-    given, shape = codes.get(level), (groups, most)
+    given, shape = codes.get(level), (groups, most + 1)
     if not isinstance(given, Tensor) or given.dtype not in INTEGERS or given.ndim != 4 or given.shape[:2] != shape:
         found = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"codes of level {level} must be integers ({groups}, {most}, rows, columns), got {found}")
+        raise ValueError(f"codes of level {level} must be integers ({groups}, {most + 1}, rows, columns), got {found}")
     parts = []
     for bank, part in zip(banks, torch.split(given, [bank.groups for bank in banks]), strict=True):
-        sizes = [*bank.stages] + [1] * (most - len(bank.stages))
+        sizes = [*bank.stages] + [1] * (most - len(bank.stages)) + [ESCAPES + 1]
         if bool((part < 0).any()) or bool((part >= torch.tensor(sizes, device=part.device)[:, None, None]).any()):
             raise ValueError(f"codes of level {level} must be from 0 to below {sizes} in groups of that bank")
-        parts.append(part[None, :, : len(bank.stages)].to(torch.int16).contiguous())
+        parts.append(part[None, :, [*range(len(bank.stages)), -1]].to(torch.int16).contiguous())
     return parts

@@ -8,6 +8,10 @@ entry for each bank:
 
     codes     (..., groups, stages, rows, columns)  index of a codeword
     classes   (..., groups, rows, columns)          which probability table, and which step, a group has at a position
+
+Codewords end somewhere.  A vector that lies far beyond *escapes*: its step is that of the last class, doubled `escape`
+times, 1 to 8, and its tables are those of the last class.  In "classes" it has its own class + `escape` * the number of
+classes.  Of photographs few do, and none below quality 9; of fine black and white lines many.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+ESCAPES = 8  # how many times the step of a vector may double: then any picture is within reach
 Array = TypeVar("Array", bound=Any)  # of numpy or torch
 
 

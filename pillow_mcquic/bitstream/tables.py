@@ -16,6 +16,7 @@ LEAST = 16  # of the counts: it bounds what flat squares cost, hence how large a
 MANTISSA_BITS = 12  # of a packed count
 NEAR_CERTAIN = 1 << 14  # a table that leaves no more than this to other codes than 0 is coded in runs
 RUN_CHANCE = 1 << 22  # of 2^24: of another code somewhere in a run
+ESCAPE_CHANCE = 1 << 20  # of 2^24: of an escape anywhere in a bank
 
 
 def normalise_counts(weights: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -59,27 +60,27 @@ def _complete(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts
 
 
-class BankTables:
-    """The tables of a bank: for each stage (groups, contexts, classes, K) int32 counts."""
+class StageTables:
+    """The tables of a stage: (groups, contexts, classes, K) int32 counts."""
 
-    def __init__(self, stages: Sequence[NDArray[np.int32]]) -> None:
-        self.stages = stages
-        self.groups, _, self.classes, _ = stages[0].shape
+    def __init__(self, counts: NDArray[np.int32]) -> None:
+        self.counts = counts
+        self.groups, self.contexts, self.classes, _ = counts.shape
         # of every table the counts for codes other than 0, (groups, contexts * classes)
-        self.others = [(TOTAL - counts[..., 0].astype(np.int64)).reshape(self.groups, -1) for counts in stages]
-        self._models: list[dict[int, Any]] = [{} for _ in stages]
+        self.others = (TOTAL - counts[..., 0].astype(np.int64)).reshape(self.groups, -1)
+        self._models: dict[int, Any] = {}
 
-    def order(self, stage: int, classes: NDArray[np.uint8], context: NDArray[np.bool_]) -> StageOrder:
-        """The order of a stage under classes and contexts (groups, N)."""
-        tables = classes if self.stages[stage].shape[1] == 1 else classes + context * np.uint8(self.classes)
-        return StageOrder(tables, self.others[stage] <= NEAR_CERTAIN)
+    def order(self, classes: NDArray[np.uint8], context: NDArray[np.bool_]) -> StageOrder:
+        """The order of the stage under classes and contexts (groups, N)."""
+        tables = classes if self.contexts == 1 else classes + context * np.uint8(self.classes)
+        return StageOrder(tables, self.others <= NEAR_CERTAIN)
 
-    def runs(self, stage: int, order: StageOrder) -> Iterator[tuple[int, int, Any]]:
+    def runs(self, order: StageOrder) -> Iterator[tuple[int, int, Any]]:
         """The runs of near-certain positions: where each starts and stops in the order, and the model of its zero flag.
 
         A run is as long as the chances of another code at its positions together stay within `RUN_CHANCE`.
         """
-        others, start, place, chance = self.others[stage].ravel(), 0, 0, 0
+        others, start, place, chance = self.others.ravel(), 0, 0, 0
         for table, end in zip(order.tables, order.ends, strict=True):
             if place == order.quiet:
                 break
@@ -88,20 +89,34 @@ class BankTables:
                 more = min(end - place, (RUN_CHANCE - chance) // each)
                 place, chance = place + more, chance + more * each
                 if place < end:
-                    yield start, place, _zero_flag(chance)
+                    yield start, place, flag(chance)
                     start, chance = place, 0
         if start < order.quiet:
-            yield start, order.quiet, _zero_flag(chance)
+            yield start, order.quiet, flag(chance)
 
-    def model(self, stage: int, table: int) -> Any:
+    def model(self, table: int) -> Any:
         """The model of a table, by number."""
-        models = self._models[stage]
-        if table not in models:
-            models[table] = categorical(self.stages[stage].reshape(-1, self.stages[stage].shape[3])[table])
-        return models[table]
+        if table not in self._models:
+            self._models[table] = categorical(self.counts.reshape(-1, self.counts.shape[3])[table])
+        return self._models[table]
+
+
+class BankTables:
+    """The tables of a bank.
+
+    Parameters
+    ----------
+    stages : of each stage (groups, contexts, classes, K) counts; context 0 alone in the first.
+    escapes : of how many times the step doubles, (classes, 9) counts, for all groups.
+    """
+
+    def __init__(self, stages: Sequence[NDArray[np.int32]], escapes: NDArray[np.int32]) -> None:
+        self.stages = [StageTables(counts) for counts in stages]
+        self.escapes = StageTables(escapes[None, None])
+        self.groups, self.classes = self.stages[0].groups, self.stages[0].classes
 
 
 @lru_cache(maxsize=4096)
-def _zero_flag(chance: int) -> Any:
-    """The model of 0 (the run holds zero codewords only) and 1 (it holds others), with `chance` of 2^24 for 1."""
+def flag(chance: int) -> Any:
+    """The model of a flag that is 1 with `chance` of 2^24."""
     return categorical(np.array([TOTAL - chance, chance], np.int32))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from ..atomic_write import write_whole
 from ..bitstream.range_coder import TOTAL_BITS
-from ..bitstream.tables import BankTables, unpack_counts
+from ..bitstream.tables import BankTables, StageTables, unpack_counts
 from ..errors import BadFileError
 from ..model.codeword_search import BankSearch
 from ..model.config import Config, EncoderConfig
@@ -79,7 +78,10 @@ class DecoderBundle:
         }
         self.entropy_model = EntropyModel(self.config, integers)
         self.tables = [
-            BankTables([unpack_counts(arrays[f"{TABLES}{number}.{stage}"]) for stage in range(len(bank.stages))])
+            BankTables(
+                [unpack_counts(arrays[f"{TABLES}{number}.{stage}"]) for stage in range(len(bank.stages))],
+                unpack_counts(arrays[f"{TABLES}{number}.escapes"]),
+            )
             for number, bank in enumerate(self.config.banks)
         ]
         self._on_device: dict[str, DecoderModel] = {}
@@ -106,22 +108,23 @@ class EncoderBundle:
         model: EncoderModel = copied(self.model, self._on_device, device)
         return model
 
-    @functools.cached_property
-    def _bits(self) -> list[list[Tensor]]:
-        """Of every bank and stage (groups, contexts, classes, K) float32."""
-        return [
-            [TOTAL_BITS - torch.from_numpy(counts).float().log2() for counts in tables.stages]
-            for tables in self.decoder.tables
-        ]
-
     def searches(self, device: torch.device) -> list[BankSearch]:
         """The codeword search of every bank on a device; prepared once."""
         with forks.lock, torch.inference_mode(False):
             if str(device) not in self._searches:
                 model = self.decoder.on(device)
+
+                def bits(tables: StageTables) -> Tensor:
+                    return (TOTAL_BITS - torch.from_numpy(tables.counts).float().log2()).to(device)
+
                 self._searches[str(device)] = [
-                    BankSearch(model.books(number), [t.to(device) for t in bits], self.config.error_per_bit)
-                    for number, bits in enumerate(self._bits)
+                    BankSearch(
+                        model.books(number),
+                        [bits(stage) for stage in tables.stages],
+                        bits(tables.escapes)[0, 0],
+                        self.config.error_per_bit,
+                    )
+                    for number, tables in enumerate(self.decoder.tables)
                 ]
             return self._searches[str(device)]
 

@@ -24,7 +24,8 @@ from .windows import Window, magnified, run_windowed, windows, within
 class Coded:
     """Codes and classes of pictures of one size and quality, a tensor for each bank in coding order, on a device.
 
-    codes (B, groups, stages, h, w) int16; classes (B, groups, h, w) uint8.  Of previews there are the first banks.
+    codes (B, groups, stages, h, w) int16; classes (B, groups, h, w) uint8, with escapes (`coding_order`).  Of previews
+    there are the first banks.
     """
 
     codes: list[Tensor]
@@ -86,9 +87,13 @@ class Decoder:
         state = self.bundle.entropy_model.begin(quality, grids, len(decoders), device)
         for number in range(banks):
             classes, tables = state.classes(number), self.bundle.tables[number]
-            of_pictures = classes.flatten(2).cpu().numpy()
+            of_pictures = list(classes.flatten(2).cpu().numpy())
             found = [decoder.read(own, tables) for decoder, own in zip(decoders, of_pictures, strict=True)]
-            codes = torch.from_numpy(np.stack(found)).unflatten(3, classes.shape[2:]).to(device)  # type: ignore[no-untyped-call]
+            own_codes = np.stack([own for own, _ in found])
+            codes = torch.from_numpy(own_codes).unflatten(3, classes.shape[2:]).to(device)  # type: ignore[no-untyped-call]
+            if any(with_escapes is not own for (_, with_escapes), own in zip(found, of_pictures, strict=True)):
+                with_escapes = np.stack([own for _, own in found])
+                classes = torch.from_numpy(with_escapes).view(classes.shape).to(device)
             coded.codes.append(codes)
             coded.classes.append(classes)
             if number + 1 < banks:
@@ -113,7 +118,7 @@ class Decoder:
 
     @torch.inference_mode()
     def classes(self, codes: list[Tensor], quality: Quality, grids: Grids) -> list[Tensor]:
-        """The classes that belong to codes of all banks."""
+        """The classes that belong to codes of all banks, without escapes."""
         state = self.bundle.entropy_model.begin(quality, grids, len(codes[0]), self.device.where)
         classes = []
         for number, known in enumerate(codes):

@@ -11,20 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.coding_order import next_context
+from ..bitstream.coding_order import ESCAPES
 from ..bitstream.grids import SQUARE, Box, grids_of
+from ..model.codeword_search import of_tables
 from ..model.coding_state import CodingState
+from ..model.distortion import ANCHORS
+from ..model.inversion import Inversion
 from ..model.means import PASSES, positions_of
 from ..model.model import Cascade
 from ..model.nearest import group_of
 from ..model.rate_distortion import Rates
+from ..nn.layers import unit_range
 from ..nn.reshape import empty_planes, pad_to_multiple
 from ..quality import Quality
 from .bundle import EncoderBundle
 from .decoder import Coded, Decoder
 from .device import Device
 from .surroundings import Surroundings
-from .windows import run_windowed, windows, within
+from .windows import magnified, run_windowed, windows, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Encoder:
         self.config = self.decoder.config
         self.model = bundle.on(device.where)
         self.searches = bundle.searches(device.where)
+        self.inversion = Inversion()
 
     def images(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H, W) uint8 on the device."""
@@ -96,7 +101,7 @@ class Encoder:
                 coded = coded.followed_by(found)
             assert cascade.features is not None
             around = Surroundings(y[1], cascade.features, Box(0, 0, w, h))
-            return self.choose_fine(y[1], around, coded, state, q)
+            return self.choose_fine(padded, y[1], around, coded, state, q)
 
     def latents(self, images: Tensor, q: Tensor, analysed: Analysed | None = None) -> dict[int, Tensor]:
         """Latents by level of images (B, 3, h * 16, w * 16) uint8."""
@@ -113,15 +118,18 @@ class Encoder:
         return self.choose_level(level, residuals, state, q)
 
     def choose_fine(
-        self, y1: Tensor, around: Surroundings, coarse: Coded, state: CodingState[Quality], q: Tensor
+        self, images: Tensor, y1: Tensor, around: Surroundings, coarse: Coded, state: CodingState[Quality], q: Tensor
     ) -> Encoded:
         """Codes and classes of level 1, behind those of the coarser levels.
 
         Parameters
         ----------
+        images : what `around` knows of, (B, 3, h * 16, w * 16) uint8.
         y1 : the latent of the part inside, overwritten.
         coarse, state : all that is known of the coarser levels.
         """
+        if bool((q > ANCHORS[1]).any()):
+            y1 = self._inverted(images, y1, around, q)
         residuals = self._subtract_mean(y1, around).mul_(self.decoder.model.gain(1, q))
         return Encoded(coarse.followed_by(self.choose_level(1, residuals, state, q)), residuals, around)
 
@@ -145,12 +153,9 @@ class Encoder:
         total = torch.zeros(coded.codes[-1].shape[3:], dtype=torch.float32, device=self.device.where)
         for number, bank in enumerate(self.config.banks):
             codes = coded.codes[number][0].transpose(0, 1).flatten(2).long()
-            classes = coded.classes[number][0].flatten(1).long()
-            rates = Rates(self.searches[number].bits, group_of(classes), classes)
-            context, bits = torch.zeros_like(classes, dtype=torch.bool), torch.zeros_like(classes, dtype=torch.float32)
-            for stage, index in enumerate(codes):
-                bits += rates.of(stage, context, index)
-                context = next_context(context, index)
+            classes, search = coded.classes[number][0].flatten(1).long(), self.searches[number]
+            bits = Rates(search.bits, group_of(classes), of_tables(classes, search.classes)).total(codes.unbind(0))
+            bits += search.escape_bits.flatten()[classes % search.classes * (ESCAPES + 1) + classes // search.classes]
             side, own = 2 ** (bank.level - 1), bits.sum(0).view(coded.codes[number].shape[3:])
             shares = own.repeat_interleave(side, 0).repeat_interleave(side, 1) / side**2
             total += shares[: total.shape[0], : total.shape[1]]
@@ -194,6 +199,23 @@ class Encoder:
         run_windowed(lambda window: hyper.features(model.normalise(window), q), [(y1, 2)], features, 1, 1, positions)
         return hyper.latents(features, q)
 
+    def _inverted(self, images: Tensor, y1: Tensor, around: Surroundings, q: Tensor) -> Tensor:
+        """The latent of level 1 where synthesis gives the picture back (`model.inversion`)."""
+        model, device = self.decoder.model, self.device
+        width, height = (SQUARE * side for side in around.inside.size)
+
+        def left_of(latent: Tensor) -> Tensor:
+            left = empty_planes(len(y1), 3, height, width, device=device.where)
+            for inner, outer in around.windows(device.window_positions // len(y1), model.synthesis.reach):
+                seen = around.around(outer, latent[around.own(outer)])
+                decoded = model.synthesise(seen, around.features[outer], q)
+                own = magnified(around.own(inner), SQUARE)
+                left[own] = unit_range(images[magnified(inner, SQUARE)])
+                left[own] -= decoded[magnified(within(inner, outer), SQUARE)]
+            return left
+
+        return self.inversion(y1, model.synthesis.klt, left_of, q)
+
     def _subtract_mean(self, y1: Tensor, around: Surroundings) -> Tensor:
         """Residuals of level 1, in place of the latent."""
         model = self.decoder.model
@@ -208,31 +230,32 @@ class Encoder:
         for number in self.config.banks_of(level):
             classes = state.classes(number)
             if number == self.config.banks_of(1).start:
-                codes = self.choose_checkerboard(number, parts[number], classes, q)
+                codes, classes = self.choose_checkerboard(number, parts[number], classes, q)
             else:
-                codes = self._search(number, parts[number], classes)
+                codes, classes = self._search(number, parts[number], classes)
             state.push(number, codes)
             coded.codes.append(codes)
             coded.classes.append(classes)
         return coded
 
-    def choose_checkerboard(self, number: int, x: Tensor, classes: Tensor, q: Tensor) -> Tensor:
-        """Codes of the first bank of level 1, pass by pass: each pass has means from those before it."""
+    def choose_checkerboard(self, number: int, x: Tensor, classes: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """`_search` of the first bank of level 1, pass by pass: each pass has means from those before it."""
         model, bank = self.decoder.model, self.config.banks[number]
         shape = len(x), bank.groups, len(bank.stages), *x.shape[2:]
         codes = torch.empty(shape, dtype=torch.int16, device=self.device.where)
-        known = torch.zeros_like(x)
+        known, classes = torch.zeros_like(x), classes.clone()
         for pass_number in range(len(PASSES)):
             at = positions_of(pass_number)
             if 0 in x[at].shape:
                 continue
             mean = model.checkerboard.mean(pass_number, known, q)
-            codes[at] = found = self._search(number, x[at] - mean, classes[at])
-            known[at] = model.sum_codewords(number, found, classes[at]) + mean
-        return codes
+            codes[at], classes[at] = found = self._search(number, x[at] - mean, classes[at])
+            known[at] = model.sum_codewords(number, *found) + mean
+        return codes, classes
 
-    def _search(self, number: int, x: Tensor, classes: Tensor) -> Tensor:
-        """Codes of a bank, some rows at a time."""
+    def _search(self, number: int, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """`BankSearch.codes` of a bank, some rows at a time."""
         rows = max(1, self.device.search_positions // (len(x) * x.shape[3]))
         blocks = zip(torch.split(x, rows, 2), torch.split(classes, rows, 2), strict=True)
-        return torch.cat([self.searches[number].codes(*block) for block in blocks], 3)
+        codes, found = zip(*(self.searches[number].codes(*block) for block in blocks), strict=True)
+        return torch.cat(codes, 3), torch.cat(found, 2)

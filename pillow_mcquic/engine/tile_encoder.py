@@ -63,7 +63,8 @@ class TileEncoder:
             for number in row(step - 1):
                 self._choose_2(number)
             for number in row(step - 2):
-                yield number, self._images(number), self._choose_1(number)
+                images = self._images(number)
+                yield number, images, self._choose_1(number, images)
                 del self.tiles[number]
 
     def _images(self, number: int) -> Tensor:
@@ -97,7 +98,7 @@ class TileEncoder:
         self.residuals[2][number] = encoder.decoder.residuals(2, found)
 
     @torch.inference_mode()
-    def _choose_1(self, number: int) -> Encoded:
+    def _choose_1(self, number: int, images: Tensor) -> Encoded:
         """Level 1 of a tile, once level 2 is known around it."""
         tile, box = self.tiles[number], self.grid.box(number)
         around = box.grown(MARGIN, self.grid.whole)
@@ -107,7 +108,7 @@ class TileEncoder:
             features = cascade.features[window_of(in_squares(around).seen_from(region))]
             known = Surroundings(tile.y[1], features, in_squares(box.seen_from(around)))
             y1 = tile.y[1][window_of(known.inside)].clone()
-            return self.encoder.choose_fine(y1, known, tile.coded, tile.state, self.q)
+            return self.encoder.choose_fine(images, y1, known, tile.coded, tile.state, self.q)
 
     def _cascade(self, number: int, levels: tuple[int, ...]) -> tuple[Box, Cascade]:
         """The squares that a tile depends on, and what coarse levels say there."""

@@ -14,16 +14,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bitstream.coding_order import Bank
+from ..bitstream.coding_order import ESCAPES, Bank
+from ..nn.linear import CachedCast
 from .nearest import gather_flat, lookup, prunes, take
 
 SPARSE_DIM = 4  # of vectors that are the zero codeword most of the time
 FIRST_STEP_CLASS = 6  # classes up to this one, whose residuals are below a third of a step, share one step
-
-
-def step_column(classes: Tensor) -> Tensor:
-    """Classes, any integers -> where their step stands in `Codebooks.log_step`, int32."""
-    return (classes.int() - FIRST_STEP_CLASS).clamp_(min=0)
 
 
 class Codebooks(nn.Module):
@@ -38,6 +34,7 @@ class Codebooks(nn.Module):
         self.bank = bank
         self.log_step = nn.Parameter(torch.zeros(bank.groups, classes - FIRST_STEP_CLASS))
         self.codewords = nn.ParameterList([nn.Parameter(torch.zeros(bank.groups, k, bank.dim)) for k in bank.stages])
+        self._steps = CachedCast[Tensor]()
 
     def to_vectors(self, x: Tensor) -> Tensor:
         """Planes (B, groups * dim, h, w) -> vectors (groups, B * h * w, dim)."""
@@ -48,13 +45,24 @@ class Codebooks(nn.Module):
         """The inverse of `to_vectors`, channels-last."""
         return vectors.transpose(0, 1).reshape(batch, *grid, -1).permute(0, 3, 1, 2)
 
+    def step_table(self) -> Tensor:
+        """The step of every class, those with escapes too, (groups, 9 * classes)."""
+
+        def table() -> Tensor:
+            first = self.log_step[:, :1].expand(-1, FIRST_STEP_CLASS)
+            known = torch.cat([first, self.log_step], 1).exp()
+            doubled = known[:, -1:] * torch.exp2(torch.arange(1, ESCAPES + 1, device=known.device))
+            return torch.cat([known, doubled.repeat_interleave(known.shape[1], 1)], 1)
+
+        return self._steps(self.log_step, torch.float32, table)
+
     def steps(self, classes: Tensor) -> Tensor:
         """Classes (groups, N) -> the step of each vector (groups, N, 1)."""
-        return torch.gather(self.log_step.exp(), 1, step_column(classes).long())[..., None]
+        return torch.gather(self.step_table(), 1, classes.long())[..., None]
 
     def sum_codewords(self, codes: Tensor, classes: Tensor) -> Tensor:
         """Codes (B, groups, stages, h, w), classes (B, groups, h, w) -> residuals in steps (B, groups * dim, h, w)."""
-        step, column, parts = self.log_step.exp(), step_column(classes), codes.unbind(2)
+        step, column, parts = self.step_table(), classes.int(), codes.unbind(2)
         if prunes(codes.device) and self.bank.dim >= SPARSE_DIM:
             total = self._sum_sparse(parts, step, column)
         else:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..bitstream.coding_order import next_context
-from .codebooks import Codebooks, step_column
+from ..bitstream.coding_order import ESCAPES, next_context
+from .codebooks import Codebooks
 from .expectation import expected_gradient
 from .nearest import gather_flat, group_of, lookup, nearest, prunes, take
 from .rate_distortion import LastStage, Rates, radii_of_tables
@@ -37,15 +37,20 @@ def choose(vectors: Tensor, codewords: Sequence[Tensor], rates: Rates, last: Las
     """
     shape, vectors, rates = vectors.shape[:2], vectors.flatten(0, 1), rates.flat()
     if not prunes(vectors.device):
-        return [index.view(shape) for index in choose_among_all(vectors, codewords, rates, last)]
+        return [index.view(shape) for index in choose_among_all(vectors, codewords, rates, last)[0]]
     limit = radii_of_tables([last.zero_radius], rates.low, rates)[0]
     at = (torch.linalg.vector_norm(vectors, dim=-1) >= limit).nonzero()[:, 0]
-    found = choose_among_all(take(vectors, at), codewords, rates.at(at), last)
+    found, _ = choose_among_all(take(vectors, at), codewords, rates.at(at), last)
     return [torch.zeros_like(rates.low).index_copy_(0, at, index).view(shape) for index in found]
 
 
-def choose_among_all(vectors: Tensor, codewords: Sequence[Tensor], rates: Rates, last: LastStage) -> list[Tensor]:
-    """`choose` for a list of vectors (M, dim) of groups that grow, all of them tried: indices of each stage, (M,)."""
+def choose_among_all(
+    vectors: Tensor, codewords: Sequence[Tensor], rates: Rates, last: LastStage
+) -> tuple[list[Tensor], Tensor]:
+    """`choose` for a list of vectors (M, dim) of groups that grow, all of them tried.
+
+    Returns indices of each stage, (M,), and what they cost, (M,), in squared error.
+    """
     pruning = prunes(vectors.device)
     latest, least = _greedy(vectors, codewords, rates, last, 0)
     best = [index.clone() for index in latest]
@@ -58,7 +63,7 @@ def choose_among_all(vectors: Tensor, codewords: Sequence[Tensor], rates: Rates,
         for new, old, winner in zip(codes, latest, best, strict=True):
             old[at] = new
             winner[at] = torch.where(better, new, winner[at])
-    return best
+    return best, least
 
 
 def _greedy(
@@ -82,6 +87,11 @@ def _greedy(
     return codes, error + last.error_per_bit * (bits + rates.of(final, context, codes[final]))
 
 
+def of_tables(classes: Tensor, count: int) -> Tensor:
+    """Classes with escapes -> those, of `count`, whose tables code the codes."""
+    return classes.clamp(max=count - 1)
+
+
 @dataclasses.dataclass
 class BankSearch:
     """Codeword search in a bank, prepared once.
@@ -90,11 +100,13 @@ class BankSearch:
     ----------
     codebooks : of the bank.
     bits : what codewords cost, of each stage (groups, contexts, classes, K), on the device of the codebooks.
+    escape_bits : what it costs to escape 0 to 8 times, (classes, 9).
     error_per_bit : squared error, in steps, that is worth a bit.
     """
 
     codebooks: Codebooks
     bits: Sequence[Tensor]
+    escape_bits: Tensor
     error_per_bit: float
 
     def __post_init__(self) -> None:
@@ -105,13 +117,25 @@ class BankSearch:
         radii = self.last.zero_radius[:, :count] * self.codebooks.steps(classes).detach()[..., 0]
         # squared norms (groups, classes) below which a residual, in steps of the gain, is the zero codeword
         self.zero_energy = radii.clamp(min=0).square()
+        # norm, in steps, up to which codewords of the first stage lie
+        self.reach = float(torch.linalg.vector_norm(codewords[0], dim=-1).amax(1).min())
 
-    def codes(self, x: Tensor, classes: Tensor) -> Tensor:
-        """Residuals (B, groups * dim, h, w) float32, classes (B, groups, h, w) -> (B, groups, stages, h, w) int16."""
+    def codes(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The codewords of a bank.
+
+        Parameters
+        ----------
+        x : residuals, (B, groups * dim, h, w) float32.
+        classes : (B, groups, h, w) uint8, without escapes.
+
+        Returns
+        -------
+        Codes (B, groups, stages, h, w) int16, and classes with escapes.
+        """
         bank = self.codebooks.bank
         (B, _, h, w), (groups, dim), stages = x.shape, (bank.groups, bank.dim), len(bank.stages)
         vectors = x.permute(0, 2, 3, 1).reshape(-1, groups * dim).contiguous()
-        classes = classes.transpose(0, 1).reshape(groups, -1)
+        given, classes = classes, classes.transpose(0, 1).reshape(groups, -1)
         if prunes(x.device):
             # sums over so few channels take several times as long as a product
             own = torch.eye(groups, dtype=x.dtype, device=x.device).repeat_interleave(dim, 0)
@@ -123,15 +147,63 @@ class BankSearch:
         place = searched.flatten().nonzero()[:, 0]
         group, at = place // len(vectors), place % len(vectors)
         low = take(classes.flatten(), place).long()
-        log_step = self.codebooks.log_step
-        step = gather_flat(log_step.exp(), group * log_step.shape[1] + step_column(low))
+        steps = self.codebooks.step_table()
+        step = gather_flat(steps, group * steps.shape[1] + low)
         chosen = take(vectors.view(-1, dim), at * groups + group) / step[:, None]
-        found = choose_among_all(chosen, list(self.codebooks.codewords), Rates(self.bits, group, low), self.last)
+        rates = Rates(self.bits, group, low)
+        found, cost = choose_among_all(chosen, list(self.codebooks.codewords), rates, self.last)
+        escapes = self._escape(chosen, rates, step, found, cost)
         codes = torch.zeros(groups, stages, len(vectors), dtype=torch.int16, device=x.device)
         first = group * stages * len(vectors) + at
         for stage, index in enumerate(found):
             codes.view(-1).scatter_(0, first + stage * len(vectors), index.to(torch.int16))
-        return codes.view(groups, stages, B, h, w).permute(2, 0, 1, 3, 4)
+        if escapes is not None:
+            classes = classes.contiguous().clone()
+            classes.view(-1).index_add_(0, place, escapes * self.classes)
+            given = classes.view(groups, B, h, w).transpose(0, 1)
+        return codes.view(groups, stages, B, h, w).permute(2, 0, 1, 3, 4), given
+
+    @property
+    def classes(self) -> int:
+        """Without escapes."""
+        return len(self.escape_bits)
+
+    def _escape(self, vectors: Tensor, rates: Rates, step: Tensor, found: list[Tensor], cost: Tensor) -> Tensor | None:
+        """Change `found` where it is better to escape; how many times each vector does, (M,) uint8; None if none does.
+
+        Parameters
+        ----------
+        vectors : (M, dim), in steps.
+        rates, step : for them, (M,).
+        found, cost : as of `choose_among_all`, without escapes.
+        """
+        norm = torch.linalg.vector_norm(vectors, dim=-1)
+        far = (norm > self.reach).nonzero()[:, 0]
+        if not len(far):
+            return None
+        at = far if prunes(vectors.device) else slice(None)  # elsewhere a search is of all vectors
+        group, own_step = take(rates.group, at), take(step, at)
+        doubled = take(self.codebooks.step_table()[:, self.classes - 1], group)
+        escapes = torch.log2(take(norm, at) * own_step / (self.reach * doubled)).ceil().clamp(1, ESCAPES)
+        larger = doubled * torch.exp2(escapes) / own_step
+        escapes = escapes.long()
+        beyond = Rates(self.bits, group, torch.full_like(group, self.classes - 1))
+        others, other_cost = choose_among_all(
+            take(vectors, at) / larger[:, None], list(self.codebooks.codewords), beyond, self.last
+        )
+        # errors and bits apart, as an error weighs by the square of its step
+        bits = beyond.total(others)
+        error = other_cost - self.error_per_bit * bits
+        price = self.escape_bits[take(rates.low, at)]
+        bits += torch.gather(price, 1, escapes[:, None])[:, 0] - price[:, 0]
+        better = error * larger.square() + self.error_per_bit * bits < take(cost, at)
+        if not bool(better.any()):
+            return None
+        result = torch.zeros_like(rates.low, dtype=torch.uint8)
+        result[at] = (escapes * better).to(torch.uint8)
+        for index, other in zip(found, others, strict=True):
+            index[at] = torch.where(better, other, take(index, at))
+        return result
 
     def slopes(
         self, x: Tensor, codes: Tensor, classes: Tensor, gradient: Tensor, temperature: float
@@ -143,6 +215,7 @@ class BankSearch:
         B, _, h, w = x.shape
         books, classes = self.codebooks, classes.transpose(0, 1).flatten(1).long()
         step = books.steps(classes)
+        classes = of_tables(classes, self.classes)
         rest = books.to_vectors(x) / step
         index = codes.permute(1, 2, 0, 3, 4).flatten(2).long().unbind(1)
         context, group = torch.zeros_like(classes, dtype=torch.bool), group_of(rest)

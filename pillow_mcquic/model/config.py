@@ -19,7 +19,7 @@ class Config:
     `banks` are in coding order: level 3, level 2, then those of level 1 by falling variance.
     """
 
-    qualities: int = 8  # rows of per-quality tables, for qualities 1, 2, ...
+    qualities: int = 10  # rows of per-quality tables, for qualities 1, 2, ...
     # features and means at 1/64, 1/32 and 1/16
     hyper_width: int = 192
     means_blocks: int = 2

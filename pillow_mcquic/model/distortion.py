@@ -13,7 +13,7 @@ from ..bitstream.grids import SQUARE
 from ..metrics import LEAST_MSSSIM_SIDE
 from ..nn.ms_ssim import C2, WEIGHTS, Original, ms_ssim
 
-ANCHORS = 1, 8  # qualities of `lambda_low` and `lambda_high`
+ANCHORS = 1, 8, 10  # qualities of `lambda_low`, `lambda_high` and `lambda_highest`
 BY_SQUARE_SCALES = 4  # of MS-SSIM that `by_square` looks at
 MSSSIM_SCALE = 2440.0  # makes both parts of the distortion weigh about the same at the same rate
 
@@ -22,12 +22,13 @@ MSSSIM_SCALE = 2440.0  # makes both parts of the distortion weigh about the same
 class Distortion:
     """lambda ((1 - s) 255^2 MSE + s 2440 (1 - MS-SSIM)), bits per pixel; lambda and the share s go with the quality.
 
-    lambda is log-spaced from lambda_low (quality 1) to lambda_high (8); s is `msssim` at quality 1 and `msssim_growth`
-    more for each quality above.
+    lambda is log-spaced from lambda_low (quality 1) to lambda_high (8), and faster from there to lambda_highest (10);
+    s is `msssim` at quality 1 and `msssim_growth` more for each quality above.
     """
 
     lambda_low: float = 0.00082
     lambda_high: float = 0.034
+    lambda_highest: float = 0.3
     msssim: float = 0.6
     msssim_growth: float = -0.04
 
@@ -39,7 +40,10 @@ class Distortion:
     def weight(self, quality: Tensor) -> Tensor:
         """lambda of each quality (any shape)."""
         growth = math.log(self.lambda_high / self.lambda_low) / (ANCHORS[1] - ANCHORS[0])
-        return torch.exp(math.log(self.lambda_low) + growth * (quality - 1))
+        beyond = math.log(self.lambda_highest / self.lambda_high) / (ANCHORS[2] - ANCHORS[1])
+        low = torch.exp(math.log(self.lambda_low) + growth * (quality - ANCHORS[0]))
+        high = torch.exp(math.log(self.lambda_high) + beyond * (quality - ANCHORS[1]))
+        return torch.where(quality > ANCHORS[1], high, low)
 
     def share(self, quality: Tensor) -> Tensor:
         """Share of MS-SSIM at each quality (any shape)."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..bitstream.coding_order import next_context
 from .nearest import by_column, gather_flat, half_energy, prefix_ends, prefix_of, search_prefixes, take, zero_radii
 
 
@@ -37,6 +38,15 @@ class Rates:
         at = (self.group * rows + self.table(stage, context)) * k + index
         near = gather_flat(table, at)
         return near if self.share is None else torch.lerp(near, gather_flat(table, at + k), self.share)
+
+    def total(self, indices: Sequence[Tensor]) -> Tensor:
+        """Bits of the codewords of all stages."""
+        context = torch.zeros_like(self.low, dtype=torch.bool)
+        bits = torch.zeros_like(self.low, dtype=torch.float32)
+        for stage, index in enumerate(indices):
+            bits += self.of(stage, context, index)
+            context = next_context(context, index)
+        return bits
 
     def flat(self) -> Rates:
         """From vectors (groups, N) to one list of them, (groups * N,)."""

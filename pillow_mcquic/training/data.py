@@ -69,7 +69,7 @@ def random_crop(
     return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.LANCZOS))
 
 
-Batch = tuple[Tensor, Tensor]  # uint8 crops (count, 3, size, size) and qualities (count,) in 1..8
+Batch = tuple[Tensor, Tensor]  # uint8 crops (count, 3, size, size) and qualities (count,) in 1..10
 
 
 class Crops(Dataset[Batch]):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..bitstream.coding_order import next_context
+from ..bitstream.coding_order import ESCAPES, next_context
 from ..bitstream.range_coder import TOTAL_BITS
 from ..bitstream.tables import normalise_counts, pack_counts, unpack_counts
 from ..bitstream.tiles import MAX_SQUARES_PER_BYTE
@@ -34,6 +34,8 @@ from .objective import Objective
 from .settings import Settings
 from .validation import validate
 
+ESCAPE_TABLES = TABLES + "{}.escapes"
+ESCAPE_PRIOR = np.append(1 - 1e-5, 1e-5 * 0.5 ** np.arange(1, ESCAPES + 1))  # training has no escapes
 PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
 COUNT_CROP = 512
 PREVIEW_EVERY = 6  # of the crops that are counted, one also serves the fit of the previews
@@ -62,6 +64,7 @@ def learned_tables(objective: Objective) -> Arrays:
         assert isinstance(tables, LearnedTables)
         for stage, logits in enumerate(tables.logits):
             found[f"{TABLES}{number}.{stage}"] = torch.softmax(logits.detach().double(), -1).numpy()
+        found[ESCAPE_TABLES.format(number)] = np.tile(ESCAPE_PRIOR, (objective.config.classes, 1))
     return found
 
 
@@ -75,6 +78,10 @@ class TableCounter:
         """Count the codes of a picture."""
         for number, (codes, classes) in enumerate(zip(coded.codes, coded.classes, strict=True)):
             flat, own_classes = codes[0].flatten(2).numpy(), classes[0].flatten(1).numpy().astype(np.int64)
+            of_escapes = self.counts[ESCAPE_TABLES.format(number)]
+            escapes, plain = np.divmod(own_classes, len(of_escapes))
+            np.add.at(of_escapes, (plain, escapes), 1)
+            own_classes = np.where(escapes > 0, len(of_escapes) - 1, plain)
             for group in range(len(flat)):
                 context = np.zeros(flat.shape[2], np.bool_)
                 for stage in range(flat.shape[1]):
@@ -128,7 +135,7 @@ def check_least_cost(arrays: Arrays, level_1: range) -> None:
     """
     least = 0.0
     for name, packed in arrays.items():
-        if name.startswith(TABLES) and int(name.split(".")[1]) in level_1:
+        if name.startswith(TABLES) and int(name.split(".")[1]) in level_1 and packed.ndim == 4:
             per_group = TOTAL_BITS - np.log2(unpack_counts(packed).astype(np.float64).max(axis=(1, 2, 3)))
             least += float(per_group.sum())
     if least * MAX_SQUARES_PER_BYTE < 8:

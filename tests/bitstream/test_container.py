@@ -69,7 +69,7 @@ headers = st.builds(
     width=st.integers(1, 2000),
     height=st.integers(1, 2000),
     mode=st.sampled_from(["L", "RGB"]),
-    quality=st.builds(Quality, st.integers(256, 2048)),
+    quality=st.builds(Quality, st.integers(256, 2560)),
     model=st.binary(min_size=4, max_size=4).filter(any),
 )
 

@@ -14,6 +14,7 @@ from pillow_mcquic.errors import DamagedStreamError
 
 CLASSES = 3
 SIZES = (7,), (5, 256)  # codebooks of the stages of two banks of one group
+ESCAPES = normalise_counts(np.tile(np.append(0.999, 0.001 / 2.0 ** np.arange(1, 9)), (CLASSES, 1)))
 Codes, Classes = list[NDArray[np.int16]], list[NDArray[np.uint8]]  # an entry for each bank
 
 
@@ -24,7 +25,7 @@ def tables(seed: int = 0) -> list[BankTables]:
     def table(contexts: int, k: int) -> NDArray[np.int32]:
         return normalise_counts(rng.dirichlet(np.full(k, 0.3), (1, contexts, CLASSES)) + 1e-9)
 
-    return [BankTables([table(1, 7)]), BankTables([table(1, 5), table(2, 256)])]
+    return [BankTables([table(1, 7)], ESCAPES), BankTables([table(1, 5), table(2, 256)], ESCAPES)]
 
 
 def sample(seed: int, count: int) -> tuple[Codes, Classes]:
@@ -42,14 +43,21 @@ def encode(codes: Codes, classes: Classes, banks: list[BankTables]) -> bytes:
     return encoder.finish()
 
 
-def decode(data: bytes, classes: Classes, banks: list[BankTables]) -> Codes:
+def decode_with_classes(data: bytes, classes: Classes, banks: list[BankTables]) -> tuple[Codes, Classes]:
+    """classes: without escapes."""
     decoder = Decoder(data)
-    codes = [decoder.read(own, tables) for own, tables in zip(classes, banks, strict=True)]
+    found = [decoder.read(own, tables) for own, tables in zip(classes, banks, strict=True)]
     decoder.finish()
+    return [codes for codes, _ in found], [own for _, own in found]
+
+
+def decode(data: bytes, classes: Classes, banks: list[BankTables]) -> Codes:
+    codes, found = decode_with_classes(data, classes, banks)
+    assert equal(found, classes)
     return codes
 
 
-def equal(a: Codes, b: Codes) -> bool:
+def equal(a: Codes | Classes, b: Codes | Classes) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -63,8 +71,8 @@ def test_compressed_words_are_these() -> None:
     first, second, third = (c.astype(np.int16) for c in (position % 7, position // 3 % 5, position**3 % 256))
     classes = [(position % 3).astype(np.uint8)[None], (position % 2).astype(np.uint8)[None]]
     codes = [first[None, None], np.stack([second, third])[None]]
-    data = encode(codes, classes, [BankTables(rising[:1]), BankTables(rising[1:])])
-    assert data.hex() == "2dd4294f0196caf1778305fc0f8d0c484072c29d"
+    data = encode(codes, classes, [BankTables(rising[:1], ESCAPES), BankTables(rising[1:], ESCAPES)])
+    assert data.hex() == "eb36374a3391b313ec869e8d57a1cae86bb11957"
 
 
 def near_certain_tables(groups: int = 1) -> list[BankTables]:
@@ -72,7 +80,7 @@ def near_certain_tables(groups: int = 1) -> list[BankTables]:
     others = np.array([1e-6, 8e-4, 0.5])[:, None]
     sure = [np.concatenate([1 - others, np.repeat(others / (k - 1), k - 1, 1)], 1) for k in (5, 256)]
     stages = [np.stack([np.stack([sure[stage]] * (stage + 1))] * groups) for stage in (0, 1)]
-    return [BankTables([normalise_counts(stage) for stage in stages])]
+    return [BankTables([normalise_counts(stage) for stage in stages], ESCAPES)]
 
 
 def mostly_zeros(count: int) -> tuple[Codes, Classes]:
@@ -85,8 +93,8 @@ def mostly_zeros(count: int) -> tuple[Codes, Classes]:
 def test_runs_of_zeros_are_these_words() -> None:
     codes, classes = mostly_zeros(1100)
     assert encode(codes, classes, near_certain_tables()).hex() == (
-        "e6cac3f384be1f0700000000000000000000000000000000000000000000000000000000d9dc9d9480b1b86800000000"
-        "06270200f02fc0ae0000000000000000000000000000000000000000"
+        "378e87e4d065378b00000000000000000000000000000000000000000000000000000000984a348b30a0806400000000"
+        "38030200407914280000000000000000000000000000000000000000"
     )
 
 
@@ -101,9 +109,39 @@ def test_silence_costs_what_its_tables_say() -> None:
     """A short file cannot claim a large picture: a run is never cheaper than its positions one by one."""
     banks, count = near_certain_tables(groups=100), 20000
     classes, codes = [np.ones((100, count), np.uint8)], [np.zeros((100, 2, count), np.int16)]
-    probabilities = [float(group[0, 1, 0]) for stage in banks[0].stages for group in stage]
+    probabilities = [float(group[0, 1, 0]) for stage in banks[0].stages for group in stage.counts]
     ideal = sum(count * (24 - np.log2(p)) for p in probabilities) / 8
     assert ideal <= len(encode(codes, classes, banks)) <= ideal * 1.2
+
+
+def escaping(classes: Classes, every: int) -> Classes:
+    """Every so many vectors escape, 1 to 8 times in turn."""
+    position = np.arange(classes[0].size)
+    escapes = np.where(position % every == 0, 1 + position // every % 8, 0).astype(np.uint8)
+    return [own + escapes.reshape(own.shape) * np.uint8(CLASSES) for own in classes]
+
+
+def test_escapes_are_these_words() -> None:
+    codes, classes = mostly_zeros(64)
+    assert encode(codes, escaping(classes, 20), near_certain_tables()).hex() == "8ae9fdffc1975d0f9e4db074"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(1, 50))
+def test_escapes_come_back_with_the_codes(seed: int, count: int, every: int) -> None:
+    codes, classes = sample(seed, count)
+    found = decode_with_classes(encode(codes, escaping(classes, every), tables(seed)), classes, tables(seed))
+    assert equal(found[0], codes)
+    assert equal(found[1], escaping(classes, every))
+
+
+def test_what_escapes_has_the_tables_of_the_last_class() -> None:
+    codes, classes = sample(5, 300)
+    written, read = tables(1), tables(2)
+    for ours, others in zip(written, read, strict=True):
+        for stage, other in zip(ours.stages, others.stages, strict=True):
+            other.counts[:, :, -1] = stage.counts[:, :, -1]
+    data = encode(codes, escaping(classes, 1), written)
+    assert equal(decode_with_classes(data, classes, read)[0], codes)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
@@ -123,7 +161,7 @@ def test_banks_of_other_sizes_follow_each_other_in_one_stream() -> None:
 
 def test_cost_is_the_information_plus_a_word_or_two() -> None:
     codes, classes = sample(2, 5000)
-    (first,), (second, third) = (bank.stages for bank in tables())
+    (first,), (second, third) = ([stage.counts for stage in bank.stages] for bank in tables())
     context = (codes[1][0, 0] != 0).astype(int)
     counts = (
         first[0, 0, classes[0][0], codes[0][0, 0]],
@@ -145,7 +183,7 @@ NOISE = {
 def test_noise_decodes_or_says_damaged(kind: str, data: bytes) -> None:
     banks, classes, sizes = NOISE[kind]
     try:
-        found = decode(data, classes, banks)
+        found, _ = decode_with_classes(data, classes, banks)
     except DamagedStreamError:
         return
     for codes, own, stages in zip(found, classes, sizes, strict=True):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillow_mcquic.bitstream.tables import BankTables, normalise_counts, pack_counts, unpack_counts
+from pillow_mcquic.bitstream.tables import StageTables, normalise_counts, pack_counts, unpack_counts
 
 
 @given(st.lists(st.floats(1e-12, 1e6), min_size=2, max_size=256))
@@ -45,19 +45,19 @@ def test_counts_below_the_least_are_refused(bad: list[int]) -> None:
         unpack_counts(np.array(bad, np.uint16))
 
 
-def two_groups() -> BankTables:
+def two_groups() -> StageTables:
     """Tables of three classes: of chances 48 and 2^14 for other codes, near certain, and one that is not."""
     counts = np.full((2, 1, 3, 4), 16, np.int32)
     counts[:, 0, :, 0] = (1 << 24) - 48
     counts[:, 0, 1] = 1 << 22
     counts[:, 0, 2] = [(1 << 24) - (1 << 14), (1 << 14) - 32, 16, 16]
-    return BankTables([counts])
+    return StageTables(counts)
 
 
 def runs_of(classes: list[list[int]]) -> tuple[list[tuple[int, int]], int]:
     tables, own = two_groups(), np.array(classes, np.uint8)
-    order = tables.order(0, own, np.zeros(own.shape, np.bool_))
-    return [run[:2] for run in tables.runs(0, order)], order.quiet
+    order = tables.order(own, np.zeros(own.shape, np.bool_))
+    return [run[:2] for run in tables.runs(order)], order.quiet
 
 
 def test_near_certain_positions_of_all_groups_share_runs() -> None:
