@@ -46,7 +46,7 @@ def add_rate_distortion(commands: Any) -> None:
     graphics = commands.add_parser("graphics", help="text, screens, plots, art: bytes beside the best of AVIF and WebP")
     graphics.add_argument("--images", required=True, help="folder of lossless pictures called KIND_NAME")
     graphics.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
-    graphics.add_argument("--quality", type=float, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
+    graphics.add_argument("--quality", type=float, nargs="+", default=[*range(1, 11)])
     graphics.add_argument("--every", type=int, default=1, help="measure every so many-th picture (default 1)")
     crops = commands.add_parser("crops", help="one page of crops at similar bytes, to look at")
     crops.add_argument("--images", required=True, help="folder of the Kodak images")

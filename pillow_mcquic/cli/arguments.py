@@ -50,7 +50,12 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
 def add_quality(command: argparse._ActionsContainer, **options: object) -> None:
     """Add `-q`."""
     text = f"{LOWEST} (smallest) to {HIGHEST} (best), default 4"
-    command.add_argument("-q", "--quality", type=float, **{"help": text, **options})  # type: ignore[arg-type]
+    command.add_argument("-q", "--quality", **{"type": float, "help": text, **options})  # type: ignore[arg-type]
+
+
+def quality_or_lossless(text: str) -> float | None:
+    """A number, or None for "lossless"; ValueError for anything else."""
+    return None if text == "lossless" else float(text)
 
 
 def add_lossless(command: argparse._ActionsContainer) -> None:

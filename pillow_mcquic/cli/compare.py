@@ -18,6 +18,7 @@ from PIL import Image
 
 from .. import metrics
 from ..metrics import Pixels
+from ..quality import describe
 from ..target_search import bracket
 
 SHOWN = (1600, 1200)  # width and height of the part of a picture that a page holds
@@ -101,13 +102,13 @@ def measure(original: Pixels, decoded: Pixels) -> dict[str, float]:
     return found
 
 
-def versions(image: Image.Image, quality: float, against: Sequence[str]) -> list[Version]:
-    """An RGB picture as `.mcq` of a quality, and as each other codec in the nearest number of bytes."""
+def versions(image: Image.Image, quality: float | None, against: Sequence[str]) -> list[Version]:
+    """An RGB picture as `.mcq` of a quality (None: lossless), and as other codecs in the nearest number of bytes."""
     original = np.asarray(image)
     image = Image.fromarray(original)  # pixels only: some formats would store the colour profile, others not
-    data = encode_pillow(image, "MCQ", quality=quality)
+    data = encode_pillow(image, "MCQ", **({"lossless": True} if quality is None else {"quality": quality}))
     decoded = decode_pillow(data)
-    found = [Version("mcq", f"quality {quality:g}", len(data), decoded, measure(original, decoded))]
+    found = [Version("mcq", describe(quality), len(data), decoded, measure(original, decoded))]
     for name in against:
         encode, decode, unit = named(name)
         setting, theirs = nearest_in_size(functools.partial(encode, image), len(data))

@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic_write import write_whole
+from ..quality import describe
 from . import compare, files
-from .arguments import Commands, UsageError, add_overwrite, add_quality, check_output, check_quality, values_checked
+from .arguments import (
+    Commands,
+    UsageError,
+    add_overwrite,
+    add_quality,
+    check_output,
+    check_quality,
+    quality_or_lossless,
+    values_checked,
+)
 
 
 def add_commands(commands: Commands) -> None:
@@ -17,7 +27,8 @@ def add_commands(commands: Commands) -> None:
     command = commands.add_parser("compare", help="a page that shows a picture beside other codecs, at similar bytes")
     command.add_argument("image")
     command.add_argument("--against", default="avif,webp,jpeg", help="of avif, webp, jpeg, jxl (default: first three)")
-    add_quality(command, nargs="+", default=[2, 4, 6], help="default 2 4 6")
+    settings = "qualities, or lossless; default 2 4 6"
+    add_quality(command, nargs="+", type=quality_or_lossless, default=[2, 4, 6], help=settings)
     command.add_argument("-o", "--out", required=True, help="the page, .html")
     add_overwrite(command)
     command.set_defaults(run=compare_command)
@@ -36,7 +47,7 @@ def compare_command(args: argparse.Namespace) -> int:
     check_quality(*args.quality)
     with files.open_picture(args.image) as image:
         original = image.convert("RGB")
-    groups = {f"quality {quality:g}": compare.versions(original, quality, against) for quality in args.quality}
+    groups = {describe(quality): compare.versions(original, quality, against) for quality in args.quality}
     name = Path(args.image).name
     text = compare.page(name, [compare.viewed(name, np.asarray(original), groups)])
     size = write_whole(target, text.encode(), args.overwrite)

@@ -33,9 +33,9 @@ class Distortion:
     msssim_growth: float = -0.04
 
     def __post_init__(self) -> None:
-        ends = self.msssim, self.msssim + (ANCHORS[1] - ANCHORS[0]) * self.msssim_growth
+        ends = self.msssim, self.msssim + (ANCHORS[-1] - ANCHORS[0]) * self.msssim_growth
         if not 0 <= min(ends) <= max(ends) <= 1:
-            raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 8 would have {ends}")
+            raise ValueError(f"msssim and msssim_growth must keep the share in 0..1, quality 1 to 10 would have {ends}")
 
     def weight(self, quality: Tensor) -> Tensor:
         """lambda of each quality (any shape)."""

@@ -29,7 +29,7 @@ def test_imagecodecs_shapes(shape: tuple[int, ...], pixels: NDArray[np.uint8]) -
 
 def test_imagecodecs_constants_and_version() -> None:
     assert MCQ.available
-    assert (MCQ.LEVEL_MIN, MCQ.LEVEL_DEFAULT, MCQ.LEVEL_MAX) == (1, 4, 8)
+    assert (MCQ.LEVEL_MIN, MCQ.LEVEL_DEFAULT, MCQ.LEVEL_MAX) == (1, 4, 10)
     assert mcq_version().startswith("pillow_mcquic ")
     assert not mcq_check(b"\x89PNG")
 
@@ -70,7 +70,7 @@ def test_imagecodecs_errors(pixels: NDArray[np.uint8]) -> None:
     for bad in (pixels[0].astype(float), pixels[:, None], pixels[:0], 5):
         with pytest.raises(McqError):
             mcq_encode(bad)
-    with pytest.raises(McqError, match=r"1 .* 8"):
+    with pytest.raises(McqError, match=r"1 .* 10"):
         mcq_encode(pixels[0], level=11)
     for data in (b"", b"noise" * 10, mcq_encode(pixels[0])[:-3], "text"):
         with pytest.raises(McqError):

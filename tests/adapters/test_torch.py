@@ -17,6 +17,7 @@ from pillow_mcquic.bitstream import container
 
 from ..conftest import psnr, to_bytes
 from ..files import file_of
+from ..test_golden import GOLDEN
 
 
 def tensor(image: Image.Image) -> torch.Tensor:
@@ -105,7 +106,7 @@ def test_encode_refuses_other_tensors(images: torch.Tensor) -> None:
 
 def test_encode_refuses_other_qualities() -> None:
     with pytest.raises(ValueError, match="quality must be from 1"):
-        encode_tensor(torch.zeros(3, 8, 8, dtype=torch.uint8), quality=9)
+        encode_tensor(torch.zeros(3, 8, 8, dtype=torch.uint8), quality=11)
 
 
 def test_pictures_of_one_size_and_quality_are_read_together(photo: Image.Image) -> None:
@@ -154,7 +155,7 @@ def test_codes_by_level_group_stage(cut: Image.Image, tmp_path: Path) -> None:
         banks = [config.banks[number] for number in config.banks_of(level)]
         stages = max(len(bank.stages) for bank in banks)
         assert codes[level].dtype == torch.int16
-        assert codes[level].shape == (sum(bank.groups for bank in banks), stages, rows, columns)
+        assert codes[level].shape == (sum(bank.groups for bank in banks), stages + 1, rows, columns)
     assert not codes[1][: config.banks[2].groups, 1:].any()  # groups of one stage
     data = (tmp_path / "x.mcq").read_bytes()
     assert all(torch.equal(codes[level], read_codes(data)[level]) for level in codes)
@@ -168,13 +169,20 @@ def test_codes_back_to_pixels(cut: Image.Image) -> None:
     assert decode_codes(read_codes(data), quality=quality).shape == (3, 80, 112)
 
 
+def test_codes_hold_escapes() -> None:
+    path = GOLDEN / "escapes.mcq"
+    codes = read_codes(path)
+    assert codes[1][:, -1].max() == 5
+    assert torch.equal(decode_codes(codes, quality=10), decode_tensor(path))
+
+
 def test_impossible_codes_are_refused(cut: Image.Image) -> None:
     codes = read_codes(to_bytes(cut))
     with pytest.raises(ValueError, match="are not those of size"):
         decode_codes(codes, quality=4, size=(90, 200))
     with pytest.raises(ValueError, match="are not those of size"):
         decode_codes(codes, quality=4, size=(101, -75))
-    with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 2, rows, columns\), got NoneType"):
+    with pytest.raises(ValueError, match=r"codes of level 2 must be integers \(24, 3, rows, columns\), got NoneType"):
         decode_codes({1: codes[1], 3: codes[3]}, quality=4)
     with pytest.raises(ValueError, match="codes of level 3 must be"):
         decode_codes({**codes, 3: codes[3][:5]}, quality=4)
@@ -190,6 +198,10 @@ def test_impossible_codes_are_refused(cut: Image.Image) -> None:
         wrong[0, 0, 0, 0] = code
         with pytest.raises(ValueError, match="codes of level 1 must be from 0"):
             decode_codes({**codes, 1: wrong}, quality=4)
+    wrong = codes[1].clone()
+    wrong[0, -1, 0, 0] = 9
+    with pytest.raises(ValueError, match="codes of level 1 must be from 0"):
+        decode_codes({**codes, 1: wrong}, quality=4)
 
 
 @pytest.mark.cuda

@@ -70,6 +70,17 @@ def test_peers_take_the_nearest_number_of_bytes(page: Path, photo: Image.Image) 
                 assert abs(size - mcq["bytes"]) >= abs(peer["bytes"] - mcq["bytes"])
 
 
+def test_a_lossless_version_is_the_original(photo: Image.Image, tmp_path: Path) -> None:
+    photo.crop((250, 60, 320, 140)).save(tmp_path / "x.png")
+    command = ["compare", str(tmp_path / "x.png"), "--against", "webp", "-q", "lossless", "10"]
+    assert cli.main([*command, "-o", str(tmp_path / "page.html")]) == 0
+    lossless, best = content(tmp_path / "page.html")["groups"]
+    assert (lossless["name"], best["name"]) == ("lossless", "quality 10")
+    ours, webp = lossless["versions"]
+    assert (ours["setting"], ours["difference"], ours["metrics"]["PSNR (dB)"]) == ("lossless", 0, "inf")
+    assert webp["metrics"]["PSNR (dB)"] != "inf"
+
+
 def test_page_asks_nothing_of_a_network(page: Path) -> None:
     text = page.read_text("utf-8")
     assert "http" not in re.sub(r"data:image/webp;base64,[^\"]*", "", text)
@@ -85,7 +96,7 @@ def test_large_picture_is_shown_in_part() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--against", "gif"], "must be of jpeg, webp, avif, jxl, got 'gif'"), (["-q", "9"], "quality must be from 1")],
+    [(["--against", "gif"], "must be of jpeg, webp, avif, jxl, got 'gif'"), (["-q", "11"], "quality must be from 1")],
 )
 def test_wrong_argument_is_named_at_once(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

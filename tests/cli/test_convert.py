@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_unasked(folder: Path, capsys: pytest.CaptureFixt
     [
         (["encode", "nowhere.png"], 2, "no such file"),
         (["encode", "{folder}/notes.txt"], 1, "cannot identify"),
-        (["encode", "{folder}/a.png", "-q", "9"], 2, "from 1"),
+        (["encode", "{folder}/a.png", "-q", "11"], 2, "from 1"),
         (["encode", "{folder}/a.png", "-o", "-"], 2, "standard output"),
         (["decode", "{folder}/a.png", "-o", "{folder}/x.jpg"], 1, "is no .mcq file"),
         (["encode", "{folder}/a.png", "--max-bytes", "10"], 1, "too small"),

@@ -101,8 +101,8 @@ def test_info_tells_learned_and_exact_squares(capsys: pytest.CaptureFixture[str]
     golden = Path(__file__).parent.parent / "golden"
     assert cli.main(["info", str(golden / "page.mcq")]) == 0
     printed = capsys.readouterr().out
-    assert "55 learned squares, 49 exact" in printed
-    assert "exact squares: 416 bytes" in printed
+    assert "50 learned squares, 54 exact" in printed
+    assert "exact squares: 334 bytes" in printed
     assert cli.main(["info", str(golden / "lossless.mcq")]) == 0
     printed = capsys.readouterr().out
     assert "91x55 RGBA, lossless" in printed

@@ -24,9 +24,15 @@ def test_codewords_are_summed_stage_by_stage_at_the_step_of_the_class() -> None:
             parameter.copy_(torch.randn(parameter.shape))
     codes = torch.stack([torch.randint(0, k, (2, 3, 4, 3)) for k in (5, 7)], 2).to(torch.int16)
     classes = torch.randint(0, 24, (2, 3, 4, 3)).to(torch.uint8)
+    classes[0] += 24 * 3  # all escape, three times
     planes = books.sum_codewords(codes, classes)
     image, group, row, column = 1, 2, 3, 1
     step = books.log_step[group, max(0, int(classes[image, group, row, column]) - FIRST_STEP_CLASS)].exp()
     first, second = (int(codes[image, group, stage, row, column]) for stage in (0, 1))
     expected = (books.codewords[0][group, first] + books.codewords[1][group, second]) * step
     assert torch.allclose(planes[image, 4:6, row, column], expected)
+    first, second = (int(codes[0, group, stage, row, column]) for stage in (0, 1))
+    expected = (
+        (books.codewords[0][group, first] + books.codewords[1][group, second]) * books.log_step[group, -1].exp() * 8
+    )
+    assert torch.allclose(planes[0, 4:6, row, column], expected)

@@ -32,11 +32,12 @@ def test_vectors_left_out_of_the_search_get_the_codewords_it_would_give_them(enc
         length = torch.gather(radii, 1, low) * (0.8 + 0.4 * torch.rand(groups, 600, generator=generator))
         vectors = direction * length[..., None]  # about as long as those that are left out
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            codes = search.codes(books.to_planes(vectors, 1, (20, 30)), classes)
+            codes, found_classes = search.codes(books.to_planes(vectors, 1, (20, 30)), classes)
         rates = Rates(search.bits, group_of(vectors), low)
         every = choose(vectors / books.steps(low), list(books.codewords), rates, search.last)
         found = codes[0].flatten(2).long()
         assert torch.equal(found, torch.stack(every, 1))
+        assert torch.equal(found_classes, classes)
 
 
 def chosen_codewords(
@@ -114,7 +115,38 @@ def test_the_class_sets_the_step() -> None:
         books.log_step[1, 9 - FIRST_STEP_CLASS :] = math.log(2)
     x = torch.randn(2, 30, 1, generator=torch.Generator().manual_seed(1))
     classes = torch.full((1, 2, 30, 1), 9, dtype=torch.uint8)
-    codes = BankSearch(books, [torch.zeros(2, 1, 24, 64)], 0.0).codes(torch.cat([x, 2 * x])[None], classes)
-    quantised = books.sum_codewords(codes, classes)[0]
+    search = BankSearch(books, [torch.zeros(2, 1, 24, 64)], torch.zeros(24, 9), 0.0)
+    quantised = books.sum_codewords(*search.codes(torch.cat([x, 2 * x])[None], classes))[0]
     assert torch.allclose(quantised[2:], 2 * quantised[:2])
     assert (quantised[:2] - x).square().sum(0).sqrt().max() < 0.63  # the covering radius of A2 with unit cells: 0.62
+
+
+def bank_search(price: float = 8.0) -> BankSearch:
+    """Of one group of plane vectors; to escape costs `price` bits, the codewords nothing.  Class 23 has step 2."""
+    books = Codebooks(Bank(level=1, groups=1, dim=2, stages=(19, 64)), 24)
+    set_codebooks(books, (4.0, 1.0), seed=0)
+    with torch.no_grad():
+        books.log_step[0, -1] = math.log(2)
+    escape_bits = torch.full((24, 9), price)
+    escape_bits[:, 0] = 0
+    return BankSearch(books, [torch.zeros(1, 1, 24, 19), torch.zeros(1, 2, 24, 64)], escape_bits, 0.1)
+
+
+@pytest.mark.parametrize(("length", "escapes"), [(8.0, 0), (30.0, 1), (60.0, 2), (120.0, 3), (4000.0, 8), (9000.0, 8)])
+def test_a_vector_beyond_all_codewords_escapes_until_they_reach_it(length: float, escapes: int, pruning: bool) -> None:
+    """They reach 9.6 steps, times 2 of the last class, times 2 for each time."""
+    search = bank_search()
+    direction = torch.tensor([0.6, -0.8])
+    classes = torch.tensor([3, 23], dtype=torch.uint8).view(1, 1, 2, 1)
+    codes, found = search.codes((length * direction).view(1, 2, 1, 1).expand(1, 2, 2, 1), classes)
+    assert found.flatten().tolist() == [3 + 24 * escapes, 23 + 24 * escapes]
+    quantised = search.codebooks.sum_codewords(codes, found)[0, :, 0, 0]
+    reached = min(length, 2 * 2**escapes * 13)
+    assert (quantised - reached * direction).norm() < 0.7 * 2 * 2**escapes
+
+
+def test_to_escape_is_a_matter_of_error_and_rate(pruning: bool) -> None:
+    """4 steps beyond the codewords a vector costs 16, as much as 160 bits."""
+    x, classes = torch.tensor([17.0, 0.0]).view(1, 2, 1, 1), torch.full((1, 1, 1, 1), 12, dtype=torch.uint8)
+    assert bank_search(10.0).codes(x, classes)[1].item() == 12 + 24
+    assert bank_search(300.0).codes(x, classes)[1].item() == 12

@@ -16,7 +16,7 @@ def test_distortion_mixes_mse_and_msssim(photo: Image.Image) -> None:
     original, narrow = Original(x), Original(x[..., :160])
     darker = (x - 0.02).clamp(0, 1)  # MS-SSIM hardly minds, MSE does
     noisy = (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    mse, half, msssim = (Distortion(0.01, 0.02, share, 0) for share in (0.0, 0.5, 1.0))
+    mse, half, msssim = (Distortion(0.01, 0.02, 0.03, share, 0) for share in (0.0, 0.5, 1.0))
     one = torch.ones(1)
     assert half.of(x, original, one).abs() < 1e-4
     assert mse.of(darker, original, one).item() == pytest.approx(0.01 * 0.02**2 * 255**2, rel=0.1)

@@ -53,12 +53,12 @@ def test_a_run_starts_from_weights_alone(checkpoint: Path, photos: Path, setting
 
 
 def test_a_model_of_more_qualities_keeps_the_rows_it_had(checkpoint: Path, settings: Settings) -> None:
-    more = dataclasses.replace(settings, model=dataclasses.replace(settings.model, qualities=10))
+    more = dataclasses.replace(settings, model=dataclasses.replace(settings.model, qualities=12))
     objective, state = new_objective(more), read_state(checkpoint)
     before = objective.decoder.log_gain["1"].clone()
     assert "decoder.log_gain.1" in load_matching(objective, state)
-    assert torch.equal(objective.decoder.log_gain["1"][:8], state["decoder.log_gain.1"])
-    assert torch.equal(objective.decoder.log_gain["1"][8:], before[8:])
+    assert torch.equal(objective.decoder.log_gain["1"][:10], state["decoder.log_gain.1"])
+    assert torch.equal(objective.decoder.log_gain["1"][10:], before[10:])
 
 
 def test_blocks_added_to_a_model_change_nothing_at_first(

@@ -17,7 +17,7 @@ def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
     objective = new_objective(settings)
     for number in settings.model.banks_of(1):
         tables = objective.tables_of(number)
-        cost, unit = tables.error_cost.view(2, -1, 8, 24)
+        cost, unit = tables.error_cost.view(2, -1, 10, 24)
         unit.fill_(1)
         cost.fill_(ERROR_COST)
     log_gain = objective.decoder.log_gain["1"]
@@ -25,7 +25,7 @@ def test_gains_go_where_errors_cost_the_same(settings: Settings) -> None:
     objective.allocate(speed=1.0)
     assert torch.allclose(log_gain, gain, atol=1e-6)
 
-    first = objective.tables_of(2).error_cost.view(2, -1, 8, 24)
+    first = objective.tables_of(2).error_cost.view(2, -1, 10, 24)
     first[0, 3, 5] *= 4  # group 3 at quality 6
     first[0, 4, :, 15] /= 2  # group 4 in class 15
     objective.allocate(speed=1.0)

@@ -42,7 +42,7 @@ def test_a_run_measures_what_errors_cost(checkpoint: Path) -> None:
     cost, unit = state["tables.2.error_cost"]
     assert unit.count_nonzero() > 20
     assert (cost[unit > 0] > 0).float().mean() > 0.8  # errors cost, but for noise
-    assert state["decoder.log_gain.1"][:, 0].diff().count_nonzero() == 7
+    assert state["decoder.log_gain.1"][:, 0].diff().count_nonzero() == 9
 
 
 @pytest.mark.slow

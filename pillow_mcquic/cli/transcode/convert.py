@@ -84,7 +84,7 @@ def measure(image: Image.Image, made: bytes, score: str) -> tuple[float | None, 
 
 
 def least_quality(image: Image.Image, wanted: float, effort: int) -> bytes:
-    """The `.mcq` file of the lowest quality, in eighths, of at least that SSIMULACRA2; ValueError where 8 has less."""
+    """The `.mcq` file of the lowest quality, in eighths, of at least that SSIMULACRA2; ValueError where 10 has less."""
     if min(image.size) < metrics.LEAST_SSIMULACRA2_SIDE:
         raise ValueError("SSIMULACRA2 needs sides of 8 pixels: give quality or bpp for such pictures")
 
@@ -99,5 +99,5 @@ def least_quality(image: Image.Image, wanted: float, effort: int) -> bytes:
     found = bracket(tried, lowest, highest, np.nextafter(wanted, -np.inf))
     if found.above is None:
         best = found.tries[0].value
-        raise ValueError(f"SSIMULACRA2 {wanted:g} is out of reach, quality 8 has {best:.1f}: keep the original")
+        raise ValueError(f"SSIMULACRA2 {wanted:g} is out of reach, quality {HIGHEST} has {best:.1f}: keep the original")
     return found.above.made

@@ -75,7 +75,7 @@ def test_report_replaces_only_a_report(tree: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (["-q", "9"], 2, "quality must be from 1"),
+        (["-q", "11"], 2, "quality must be from 1"),
         (["--bpp", "-1"], 2, "bpp must be a positive number"),
         (["--min-ssimulacra2", "100"], 2, "min_ssimulacra2 must be below 100"),
         (["--to", "xyz"], 2, "no image format to decode to has the suffix .xyz"),
