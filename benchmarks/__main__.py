@@ -23,8 +23,8 @@ def add_rate_distortion(commands: Any) -> None:
         command.add_argument(
             "--codecs",
             default="mcq,jpeg,webp,avif",
-            help="of mcq, mcq-lossless, jpeg, webp, webp-lossless, avif, avif-s2, avif-psnr, jpegxl, heic, jpeg2000 "
-            "(default: mcq,jpeg,webp,avif)",
+            help="of mcq, mcq-e2, mcq-e3, mcq-high, mcq-lossless, jpeg, webp, webp-lossless, avif, avif-high, avif-s2, "
+            "avif-psnr, jpegxl, heic, jpeg2000 (default: mcq,jpeg,webp,avif)",
         )
         command.add_argument(
             "--metrics", default="psnr,msssim", help="of psnr, msssim, ssimulacra2 (default: the first two)"
@@ -48,6 +48,10 @@ def add_rate_distortion(commands: Any) -> None:
     graphics.add_argument("--rows", help="JSON-lines file of measurements: what is in it is not measured again")
     graphics.add_argument("--quality", type=float, nargs="+", default=[*range(1, 11)])
     graphics.add_argument("--every", type=int, default=1, help="measure every so many-th picture (default 1)")
+    patterns = commands.add_parser(
+        "patterns", help="checks, lines, noise: what latents, codewords and files hold of them"
+    )
+    patterns.add_argument("patterns", nargs="*", default=[], help="such as 'checks 2' or 'lines 1 20'")
     crops = commands.add_parser("crops", help="one page of crops at similar bytes, to look at")
     crops.add_argument("--images", required=True, help="folder of the Kodak images")
     crops.add_argument("--quality", type=float, nargs="+", default=[3, 5])
@@ -111,6 +115,8 @@ def main() -> None:
         from .report import run
     elif args.command == "graphics":
         from .graphics import run
+    elif args.command == "patterns":
+        from .patterns import run
     elif args.command == "crops":
         from .crops import run
     elif args.command == "speed":

@@ -14,7 +14,7 @@ from .bitstream.exact_squares import Squares
 from .bitstream.grids import Box
 from .bitstream.picture import Picture
 from .bitstream.tiles import Tile
-from .quality import Quality
+from .quality import DEFAULT, Quality
 from .target_search import SIZE_TOLERANCE, search_size
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def encode_tiles(
     for number in range(len(grid)) if exact else ():
         box = grid.box(number)
         part = _cut(image, box)
-        if exact_choice.worth_a_try(part[0]):
+        if exact_choice.worth_a_try(part[0], quality):
             choice = exact_choice.choose(encoder, part, encoder.encode(part, quality).coded, quality)
             if choice is not None:
                 squares[in_squares(box).slices] = choice.squares
@@ -150,11 +150,11 @@ def encode_picture(
 
 
 def _worth_a_try(image: torch.Tensor, picture: Picture) -> bool:
-    """Whether any tile may have exact squares."""
+    """Whether any tile may have many exact squares."""
     from .engine import exact_choice
 
     boxes = map(picture.tiles.box, range(len(picture.tiles)))
-    return any(exact_choice.worth_a_try(_cut(image, box)[0]) for box in boxes)
+    return any(exact_choice.worth_a_try(_cut(image, box)[0], DEFAULT) for box in boxes)
 
 
 def search(

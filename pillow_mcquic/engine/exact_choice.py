@@ -20,6 +20,7 @@ from torch import Tensor
 from ..bitstream import exact_squares, vp8l
 from ..bitstream.exact_squares import Squares
 from ..bitstream.grids import SQUARE
+from ..model.distortion import ANCHORS
 from ..nn.layers import unit_range
 from ..nn.reshape import pad_to_multiple
 from ..quality import Quality
@@ -29,9 +30,9 @@ from .palette import Colours
 
 Costs = NDArray[np.floating[Any]]  # of squares (h, w), bits
 
-# A picture is worth a try when one square in so many has edges, and few pixels unlike both the left and the upper one;
-# or when so many differ from these by more than any photograph does in the mean: checks, noise, fine lines.
-TRY_SHARE = 100
+# A picture is worth a try when so many of its squares have edges, and few pixels unlike both the left and the upper
+# one; or when so many differ from these by more than any photograph does in the mean: checks, noise, fine lines.
+TRY_SHARE = 0.01
 FEW_NEW_PIXELS, EDGE_PIXELS = 96, 8
 EDGE, WILD = 170, 480  # differences of red + 2 green + 4 blue
 TEXTURE = 16.0  # new pixels beyond few that make fewer colours as bad again: patches of a photo in them would show
@@ -46,6 +47,7 @@ PATIENCE = 2  # palettes in a row that gain nothing, before larger ones are not 
 BETWEEN = (0.7, 1.4)  # sizes tried around the best
 # an exact square is tried where its guessed cost is below so many times that of the learned one: at first, and at last
 THRESHOLDS, MORE_THRESHOLDS = (1.0, 3.0), (0.35, 0.6, 1.7)
+RESCUE = (0.5,)  # the threshold for single squares of a photo
 BLOCK_ROWS = 64  # of squares, that are looked at together
 TRIAL = {"method": 4, "quality": 75}  # of libwebp, near enough to what is written
 
@@ -58,14 +60,20 @@ class Choice:
     pixels: NDArray[np.uint8]
 
 
-def worth_a_try(image: Tensor) -> bool:
-    """Whether a picture (3, H, W) uint8 may have squares that are better exact; photographs seldom do."""
+def worth_a_try(image: Tensor, quality: Quality) -> bool:
+    """Whether a picture (3, H, W) uint8 may have squares that are better exact; up to quality 8 photos seldom do."""
     if not vp8l.available():
         return False
+    share = _unlike_photos(image)
+    return share >= TRY_SHARE or (share > 0 and float(quality) > ANCHORS[1])
+
+
+def _unlike_photos(image: Tensor) -> float:
+    """The share of squares of a picture (3, H, W) uint8 that look drawn, or wilder than any photo."""
     repeated, step = _neighbours(image)
     few, edges = _per_square(~repeated) <= FEW_NEW_PIXELS, _per_square(step > EDGE) >= EDGE_PIXELS
     wild = _per_square(step) > WILD * SQUARE**2
-    return TRY_SHARE * max(int((few & edges).sum()), int(wild.sum())) >= few.numel()
+    return max(int((few & edges).sum()), int(wild.sum())) / few.numel()
 
 
 def new_pixels(image: Tensor) -> Tensor:
@@ -118,7 +126,10 @@ def choose(encoder: Encoder, image: Tensor, coded: Coded, quality: Quality) -> C
     coded : of a try without exact squares.
     quality : of that try.
     """
-    return _Search(encoder, image, coded, quality).run() if worth_a_try(image[0]) else None
+    if not worth_a_try(image[0], quality):
+        return None
+    search = _Search(encoder, image, coded, quality)
+    return search.run() if _unlike_photos(image[0]) >= TRY_SHARE else search.rescue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +188,15 @@ class _Search:
             reduced, cost = self.best_palette(colours, factor)
             best = reduced if reduced is not None and cost < least else original
         self.ask(best, MORE_THRESHOLDS)
+        return self.best
+
+    def rescue(self) -> Choice | None:
+        """Squares of a photo that went so wrong that to keep them costs less: letters, fine lines; None for no square.
+
+        What distortion a quality above 8 leaves, networks do not reach on them.
+        """
+        guess = guessed_bits(torch.from_numpy(self.pixels).permute(2, 0, 1)).numpy()
+        self.ask(_Source(self.pixels, guess, np.zeros_like(guess)), RESCUE)
         return self.best
 
     def best_palette(self, colours: Colours, factor: float) -> tuple[_Source | None, float]:

@@ -46,11 +46,11 @@ def choice_of(encoder: Encoder, image: Image.Image, quality: float) -> exact_cho
 
 
 def test_photograph_is_not_worth_a_try(photo: Image.Image) -> None:
-    assert not exact_choice.worth_a_try(planes(photo))
+    assert not exact_choice.worth_a_try(planes(photo), Quality(2048))
 
 
 def test_page_is_worth_a_try(page: Image.Image) -> None:
-    assert exact_choice.worth_a_try(planes(page))
+    assert exact_choice.worth_a_try(planes(page), Quality(256))
 
 
 def test_text_is_exact_and_the_photo_beside_it_is_learned(encoder: Encoder, page: Image.Image) -> None:
@@ -78,8 +78,20 @@ def test_exact_pixels_are_the_pictures_at_high_quality(encoder: Encoder) -> None
 def test_photograph_that_is_tried_has_no_exact_squares(
     encoder: Encoder, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact_choice, "worth_a_try", lambda image: True)
+    monkeypatch.setattr(exact_choice, "_unlike_photos", lambda _: 1.0)
     assert choice_of(encoder, photo.crop((300, 80, 492, 336)), 5) is None
+
+
+def test_letters_on_a_photo_are_exact_where_networks_do_not_reach_the_quality(
+    encoder: Encoder, photo: Image.Image
+) -> None:
+    image = photo.crop((100, 0, 740, 480))
+    ImageDraw.Draw(image).text((40, 60), "fox", fill="white", stroke_fill="black", stroke_width=1)
+    assert choice_of(encoder, image, 8) is None
+    choice = choice_of(encoder, image, 10)
+    assert choice is not None
+    assert 1 <= choice.squares.sum() <= 8
+    assert np.array_equal(choice.pixels, np.asarray(image))
 
 
 def test_fill_keeps_learned_squares_and_hides_the_others() -> None:
