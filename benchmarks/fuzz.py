@@ -15,9 +15,10 @@ with atheris.instrument_imports(include=["pillow_mcquic"]):
     from pillow_mcquic import codec
     from tests import fuzzing
 
+    codec.decode(codec.encode(np.zeros((8, 8, 3), np.uint8)))  # imports the engine here, and loads what is loaded once
+
 
 def main() -> None:
-    codec.decode(codec.encode(np.zeros((8, 8, 3), np.uint8)))  # loads what is loaded once
     atheris.Setup(sys.argv, fuzzing.one_input)
     atheris.Fuzz()
 

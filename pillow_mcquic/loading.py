@@ -31,7 +31,7 @@ def load_decoder(model: bytes, device: torch.device | str | None = None) -> Deco
         from .engine.decoder import Decoder
         from .engine.device import Device, keep_freed_memory
 
-        range_coder.library()
+        range_coder.package()
         forks.prepare_thread_pool()
         # tensors made in a caller's inference mode could not take part in a refinement
         with torch.inference_mode(False):

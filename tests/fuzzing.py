@@ -59,7 +59,7 @@ def whole_file(data: bytes) -> bytes:
     fields, rest = data[:8].ljust(8, b"\0"), data[8:]
     mode = file_header.MODES[1 + fields[0] % 4]
     width, height = 1 + fields[1] % 96, 1 + fields[2] % 96
-    quality = Quality(256 + struct.unpack_from("<H", fields, 3)[0] % 1793)
+    quality = Quality(256 + struct.unpack_from("<H", fields, 3)[0] % 2305)
     cut = fields[5] * len(rest) // 1024 * 4
     stream, other = rest[:cut], rest[cut:]
     exact, learned = bool(fields[0] & 48), not fields[0] & 32

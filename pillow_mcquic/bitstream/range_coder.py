@@ -1,10 +1,12 @@
-"""The range coder of the `constriction` package: 32-bit words, 64-bit state, 24-bit probabilities.
+"""The range coder: 32-bit words, 64-bit state, 24-bit probabilities.
 
-It is kept behind this module because it is built for few platforms.
+It is that of the `constriction` package, which is not built for every platform: where it is not installed
+`plain_range_coder` writes and reads the same words, slower.
 """
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -12,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedStreamError
+from . import plain_range_coder
 
 TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS  # what the counts of a probability table sum to
 
 
 @lru_cache(maxsize=1)
-def library() -> Any:
-    """The package's streams, imported by the first call."""
-    import constriction
+def package() -> Any:
+    """The package's streams, imported by the first call; None, said once, where it is not installed."""
+    try:
+        import constriction
+    except ImportError:
+        text = "constriction is not installed: .mcq files are coded in plain Python, slower (pip install constriction)"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return None
 
     stream = constriction.stream
     # Its first call sets something up.  A child forked meanwhile would wait for it for ever, and forks wait for this.
@@ -31,17 +39,19 @@ def library() -> Any:
 
 
 def categorical(counts: NDArray[np.int32]) -> Any:
-    """The package's model of counts (K,) that sum to 2^24: symbol s has the probability counts[s] / 2^24, exactly."""
+    """The model of counts (K,) that sum to 2^24: symbol s has the probability counts[s] / 2^24, exactly."""
+    if package() is None:
+        return plain_range_coder.Categorical(counts)
     # the package adds one to each of these integers, and has 2^24 in all
-    return library().model.Categorical(np.ascontiguousarray(counts.astype(np.float32) - np.float32(1)), perfect=False)
+    return package().model.Categorical(np.ascontiguousarray(counts.astype(np.float32) - np.float32(1)), perfect=False)
 
 
 class RangeEncoder:
     """Symbols and their models -> words."""
 
     def __init__(self) -> None:
-        self._coder = library().queue.RangeEncoder()
-        # encode(symbol or (N,) int32, model); the package's own method, as a call more would show
+        self._coder = plain_range_coder.RangeEncoder() if package() is None else package().queue.RangeEncoder()
+        # encode(symbol or (N,) int32, model); the coder's own method, as a call more would show
         self.encode = self._coder.encode
 
     def finish(self) -> bytes:
@@ -57,13 +67,16 @@ class RangeDecoder:
         """Raises DamagedStreamError when `data` is no whole number of words."""
         if len(data) % 4:
             raise DamagedStreamError(f"a code stream is whole 32-bit words, this one has {len(data)} bytes")
-        self._coder = library().queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        words = np.frombuffer(data, "<u4").astype(np.uint32)
+        self._coder: Any = (
+            plain_range_coder.RangeDecoder(words) if package() is None else package().queue.RangeDecoder(words)
+        )
 
     def decode(self, *model_and_count: Any) -> Any:
         """The next symbol of a model, or the next `count` (int32); DamagedStreamError where there is none."""
         try:
             return self._coder.decode(*model_and_count)
-        except (AssertionError, KeyError, ValueError) as error:  # the package's own
+        except (AssertionError, KeyError, ValueError) as error:  # the coder's own
             raise DamagedStreamError(f"the code stream is damaged ({error})") from error
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ import sys
 from PIL import Image
 
 from .. import __version__, codec, decoding, loading, weights_files
-from ..bitstream import container, exact_squares, file_header
+from ..bitstream import container, exact_squares, file_header, range_coder
 from ..bitstream.container import COMMENT, DPI, METADATA
 from ..bitstream.grids import grids_of
 from ..quality import describe
@@ -113,7 +113,8 @@ def version_command(args: argparse.Namespace) -> int:
     # what a report of broken weights needs comes before the weights
     print(f"pillow_mcquic {__version__}, format {file_header.VERSION_MAJOR}.{file_header.VERSION_MINOR}")
     print(f"python {platform.python_version()}, pillow {version('pillow')}, torch {version('torch')}")
-    print(f"constriction {version('constriction')}, numpy {version('numpy')}", flush=True)
+    coder = f"constriction {version('constriction')}" if range_coder.package() else "constriction is not installed"
+    print(f"{coder}, numpy {version('numpy')}", flush=True)
     encoder = loading.load_encoder("cpu")
 
     import torch
