@@ -10,14 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pillow_mcquic import codec
+from pillow_mcquic import codec, weights_files
+from pillow_mcquic.adapters.torch import read_codes
+from pillow_mcquic.bitstream import container
+from pillow_mcquic.bitstream.file_header import Header
 from pillow_mcquic.errors import NotMcqError
-from pillow_mcquic.reference import decode
+from pillow_mcquic.quality import Quality
+from pillow_mcquic.reference import decode, weights
 
 from ..conftest import to_bytes
+from ..files import file_of
 from ..fuzzing import mutations, whole_file
 from ..test_fuzz_corpus import CORPUS
 from ..test_golden import FILES, GOLDEN
+from .writer import code_stream
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -70,6 +76,34 @@ def test_what_a_fuzzer_found_gets_the_same_verdict(path: Path) -> None:
     """Codes of noise make pixels far beyond black and white, whose rounding shows."""
     data = path.read_bytes()
     assert_alike(data[1:] if data[:1] and data[0] % 2 else whole_file(data[1:]), within=3)
+
+
+CHOICES = {
+    "zero": lambda rng, shape, k: np.zeros(shape, np.int64),
+    "uniform": lambda rng, shape, k: rng.integers(0, k, shape),
+    "seldom": lambda rng, shape, k: rng.integers(0, k, shape) * (rng.random(shape) < 0.002),
+    "last": lambda rng, shape, k: np.full(shape, k - 1),
+}
+
+
+@pytest.mark.parametrize("quality", [256, 900, 2560])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_streams_that_no_encoder_makes_are_read_alike(choice: str, quality: int) -> None:
+    rng, size, model = np.random.default_rng(quality), (77, 53), weights_files.default_id()
+    known = weights.read(weights_files.find_decoder(model))
+    stream, chosen = code_stream(known, quality, size, lambda shape, k: CHOICES[choice](rng, shape, k))
+    header = Header(*size, "RGB", Quality(quality), model, False)
+    data = file_of(header, {container.CODES: stream})
+    found = read_codes(data)
+    for level in (1, 2, 3):
+        escapes = np.concatenate([chosen[number][1] for number in known.banks_of(level)])
+        assert np.array_equal(found[level][:, -1], escapes)
+        groups = 0
+        for number in known.banks_of(level):
+            codes = chosen[number][0]
+            assert np.array_equal(found[level][groups : groups + len(codes), : codes.shape[1]], codes)
+            groups += len(codes)
+    assert_alike(data)
 
 
 def test_it_needs_no_torch() -> None:
