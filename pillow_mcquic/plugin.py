@@ -127,10 +127,9 @@ class McqDecoder(ImageFile.PyDecoder):
         return -1, 0
 
 
-def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
+def checked_metadata(given: dict[str, Any]) -> dict[bytes, bytes]:
     """Metadata chunks from save options; ValueError naming the option that cannot be stored."""
     chunks: dict[bytes, bytes] = {}
-    given = {**options, "icc_profile": options.get("icc_profile", im.info.get("icc_profile"))}
     for kind, name in METADATA.items():
         value = given.get(name)
         if kind == DPI:
@@ -151,7 +150,7 @@ def _metadata(im: Image.Image, options: dict[str, Any]) -> dict[bytes, bytes]:
         if kind == ICC and value[16:20] == b"CMYK":
             continue  # pixels are stored as RGB, which such a profile says nothing of
         chunks[kind] = bytes(value)
-    dpi = options.get("dpi")
+    dpi = given.get("dpi")
     if dpi is not None:
         try:
             x, y = (float(v) for v in dpi)
@@ -199,7 +198,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
         max_bytes=options.get("max_bytes"),
         lossless=lossless,
         effort=options.get("effort", codec.EFFORT_DEFAULT),
-        chunks=_metadata(im, options),
+        chunks=checked_metadata({"icc_profile": im.info.get("icc_profile"), **options}),
     )
     fp.write(data)  # once, when nothing can fail any more
 

@@ -25,6 +25,7 @@ from .arguments import (
     check_quality,
 )
 from .jobs import make_jobs, names_a_folder, run_jobs
+from .metadata import Say
 
 
 def add_commands(commands: Commands) -> None:
@@ -63,9 +64,9 @@ def encode_command(args: argparse.Namespace) -> int:
     options = {name: value for name, value in options.items() if value is not None} | {"lossless": args.lossless}
     check_quality(args.quality)
 
-    def work(source: Path, target: Path) -> int:
+    def work(source: Path, target: Path, say: Say) -> int:
         with files.open_picture(source) as image:
-            return write_whole(target, files.to_mcq(image, **options), args.overwrite)
+            return write_whole(target, files.to_mcq(image, say, **options), args.overwrite)
 
     return run_jobs(make_jobs(args, files.readable_suffixes() - {".mcq"}, ".mcq"), work, args, "encoded")
 
@@ -80,9 +81,9 @@ def decode_command(args: argparse.Namespace) -> int:
     if format is None:
         raise UsageError(f"no image format to decode to has the suffix {suffix}")
 
-    def work(source: Path, target: Path) -> int:
+    def work(source: Path, target: Path, say: Say) -> int:
         with files.open_mcq(source) as image:
-            return write_whole(target, files.from_mcq(image, format), args.overwrite)
+            return write_whole(target, files.from_mcq(image, format, say), args.overwrite)
 
     return run_jobs(make_jobs(args, frozenset({".mcq"}), suffix), work, args, "decoded")
 
@@ -115,6 +116,6 @@ def try_command(args: argparse.Namespace) -> int:
         if args.out:
             mcq = Path(args.out).with_suffix(".mcq")
             write_whole(mcq, data.getvalue(), args.overwrite)
-            write_whole(Path(args.out), files.from_mcq(reopened, format), args.overwrite)
+            write_whole(Path(args.out), files.from_mcq(reopened, format, print), args.overwrite)
             print(f"wrote {mcq} and {args.out}")
     return 0

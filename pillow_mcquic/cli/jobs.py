@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .arguments import UsageError, check_output, with_progress
+from .metadata import Say
 
 Job = tuple[Path, Path]  # source, target
 
@@ -66,12 +67,12 @@ def make_jobs(args: argparse.Namespace, suffixes: frozenset[str], suffix: str) -
     return plan(list(find_inputs(paths, suffixes)), args.out, suffix, any(path.is_dir() for path in paths))
 
 
-def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.Namespace, verb: str) -> int:
+def run_jobs(jobs: list[Job], work: Callable[[Path, Path, Say], int], args: argparse.Namespace, verb: str) -> int:
     """Do every job, with a progress bar and a summary; exit status 1 if any failed.
 
-    work: (source, target) -> bytes written.
+    work: (source, target, what to tell of things left out) -> bytes written.
     """
-    failures: list[str] = []
+    failures, left_out = list[str](), list[str]()
     jobs = list(dict.fromkeys(jobs))  # what two globs found is one job
     owners: dict[Path, Path] = {}
     shared = {job for job in jobs if owners.setdefault(job[1].resolve(), job[0]) != job[0]}
@@ -87,14 +88,16 @@ def run_jobs(jobs: list[Job], work: Callable[[Path, Path], int], args: argparse.
             if (source, target) in shared:
                 raise FileExistsError(f"{target} is already the output of another input")
             check_output(source, target, args.overwrite)
-            size = work(source, target)
+            told = list[str]()
+            size = work(source, target, told.append)
+            left_out += [f"{source}: left out {what}" for what in told]
             before += source.stat().st_size
             after += size
             if len(jobs) == 1:
                 print(f"{source} -> {target}")
         except Exception as error:  # whatever one file does to a decoder, the others get their turn
             failures.append(f"{source}: {error or type(error).__name__}")
-    for line in failures:
+    for line in left_out + failures:
         print(f"mcq: {line}", file=sys.stderr)
     ratio = f" ({after / before:.1%})" if before else ""
     print(

@@ -13,6 +13,7 @@ from ...atomic_write import write_whole
 from ...quality import HIGHEST, LOWEST, Quality
 from ...target_search import bracket
 from .. import files
+from ..metadata import Say
 from .folders import is_local_system, open_folder, state_of
 from .tasks import Outcome, Settings, Task, failed
 
@@ -34,26 +35,28 @@ def _convert(settings: Settings, task: Task) -> Outcome:
     fs, root = open_folder(settings.source)
     data = fs.cat_file(f"{root}/{task.name}")
     quality = score = None
+    left_out = list[str]()
     source = files.open_picture if settings.suffix == ".mcq" else files.open_mcq
     with source(io.BytesIO(data)) as image:
         pixels = image.width * image.height
         if settings.suffix == ".mcq":
-            made = _encode(settings, image)
+            made = _encode(settings, image, left_out.append)
             quality, score = measure(image, made, settings.score)
         else:
             format = files.writable_format(settings.suffix)
             assert format is not None
-            made = files.from_mcq(image, format)
+            made = files.from_mcq(image, format, left_out.append)
     state = _write(settings, task, made)
     scored = "none" if score is None else settings.score
-    return Outcome(task.name, task.target, task.state, len(data), len(made), pixels, quality, score, scored, made=state)
+    sizes, left = (len(data), len(made), pixels), "; ".join(dict.fromkeys(left_out))
+    return Outcome(task.name, task.target, task.state, *sizes, quality, score, scored, made=state, left_out=left)
 
 
-def _encode(settings: Settings, image: Image.Image) -> bytes:
+def _encode(settings: Settings, image: Image.Image, say: Say) -> bytes:
     if settings.min_ssimulacra2 is not None:
-        return least_quality(image, settings.min_ssimulacra2, settings.effort)
+        return least_quality(image, settings.min_ssimulacra2, settings.effort, say)
     options = {"quality": settings.quality, "target_bpp": settings.bpp, "lossless": settings.lossless}
-    return files.to_mcq(image, effort=settings.effort, **options)
+    return files.to_mcq(image, say, effort=settings.effort, **options)
 
 
 def _write(settings: Settings, task: Task, made: bytes) -> str:
@@ -83,13 +86,13 @@ def measure(image: Image.Image, made: bytes, score: str) -> tuple[float | None, 
     return quality, metrics.ssimulacra2(*pictures)
 
 
-def least_quality(image: Image.Image, wanted: float, effort: int) -> bytes:
+def least_quality(image: Image.Image, wanted: float, effort: int, say: Say) -> bytes:
     """The `.mcq` file of the lowest quality, in eighths, of at least that SSIMULACRA2; ValueError where 10 has less."""
     if min(image.size) < metrics.LEAST_SSIMULACRA2_SIDE:
         raise ValueError("SSIMULACRA2 needs sides of 8 pixels: give quality or bpp for such pictures")
 
     def tried(eighths: int) -> tuple[float, bytes]:
-        made = files.to_mcq(image, quality=float(Quality.parse(eighths / STEPS_PER_QUALITY)), effort=effort)
+        made = files.to_mcq(image, say, quality=float(Quality.parse(eighths / STEPS_PER_QUALITY)), effort=effort)
         score = measure(image, made, "ssimulacra2")[1]
         assert score is not None
         return score, made

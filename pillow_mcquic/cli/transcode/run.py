@@ -65,6 +65,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "score": self.score,
             "failures": {o.name: o.error for o in self.failures},
+            "left_out": {o.name: o.left_out for o in self.made if o.left_out},
             "worst": [{"name": o.name, "score": o.score, "quality": o.quality} for o in self.worst],
             "made": [{k: v for k, v in dataclasses.asdict(o).items() if v is not None} for o in self.made],
         }
@@ -83,6 +84,9 @@ class Report:
             lines += [f"  {o.name}: {o.error}" for o in failures[:WORST]]
             if len(failures) > WORST:
                 lines.append(f"  and {len(failures) - WORST} more")
+        if left_out := [o for o in self.made if o.left_out]:
+            lines.append(f"metadata left out of {len(left_out)} files:")
+            lines += [f"  {o.name}: {o.left_out}" for o in left_out[:WORST]]
         if worst := self.worst:
             lines.append(f"lowest {self.score}:")
             lines += [f"  {o.name}: {o.score:.2f} at {describe(o.quality)}" for o in worst[:5]]

@@ -88,6 +88,7 @@ class Outcome:
     scored: str = "none"
     error: str | None = None
     made: str = ""  # what the new file looked like, if it is local
+    left_out: str = ""  # metadata that the new file does not have
 
 
 def failed(task: Task, error: str) -> Outcome:
