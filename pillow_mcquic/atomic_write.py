@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import tempfile
 from pathlib import Path
+
+REFUSALS = (PermissionError, NotImplementedError)
+UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM})  # calls to a file system
 
 
 def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
@@ -28,11 +33,12 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            _synchronise(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
         there = overwrite and target.exists()
-        part.chmod(stat.S_IMODE(target.stat().st_mode) if there else 0o666 & ~mask)  # mkstemp made it private
+        with contextlib.suppress(*REFUSALS):  # some file systems have no permissions
+            part.chmod(stat.S_IMODE(target.stat().st_mode) if there else 0o666 & ~mask)  # mkstemp made it private
         if overwrite:
             os.replace(part, target)
         else:
@@ -45,6 +51,15 @@ def write_whole(target: Path, data: bytes, overwrite: bool) -> int:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _synchronise(handle: int) -> None:
+    """`os.fsync`, where the file system knows it."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNKNOWN:
+            raise
 
 
 def _rename_anew(part: Path, target: Path) -> None:

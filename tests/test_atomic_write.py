@@ -42,6 +42,21 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path, monkeypatc
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("refused", ["chmod", "fsync", "link"])
+def test_a_file_system_that_refuses_a_call_still_takes_files(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, refused, refuse)
+    write_whole(tmp_path / "a.mcq", b"data", overwrite=False)
+    assert (tmp_path / "a.mcq").read_bytes() == b"data"
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "a.mcq", b"other", overwrite=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mcq"]
+
+
 def test_a_parent_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*file/a\.mcq"):

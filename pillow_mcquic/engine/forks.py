@@ -24,7 +24,7 @@ def _imported_after_fork() -> bool:
         stacks = [
             [
                 line.split("-")[1].split()[0]
-                for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+                for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
                 if "[stack]" in line
             ]
             for pid in ("self", os.getppid())

@@ -90,6 +90,18 @@ def test_data_loader_with_two_workers(method: str, tmp_path: Path, small_file: b
         assert all(close(row.numpy().tobytes(), expected) for row in batch)
 
 
+def test_import_where_a_mapped_file_has_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """As a memory map of numpy's, or a library, in a folder with a Latin-1 name."""
+    code = (
+        "import mmap, os, sys, torch\n"
+        "with open(os.fsencode(sys.argv[1]) + b'/caf\\xe9.bin', 'w+b') as file:\n"
+        "    file.write(bytes(8192)); file.flush()\n"
+        "    mapped = mmap.mmap(file.fileno(), 0)\n"
+        "    import pillow_mcquic.engine.forks"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
 def test_import_in_a_forked_child_only(small_file: bytes) -> None:
     """The parent used torch by itself before the child met this package."""
     code = (
