@@ -31,6 +31,7 @@ MODES = {
     "YCbCr": "RGB",
 }
 
+DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))  # more than 8 bits a sample
 # those that are stored without loss; a palette's colours are
 EXACT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA"))
 
@@ -185,6 +186,12 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     options: dict[str, Any] = im.encoderinfo
     if im.width == 0 or im.height == 0:
         raise ValueError(f"cannot save an image of size {im.width}x{im.height} as MCQ")
+    if im.mode in DEEP_MODES:
+        # convert("RGB") and convert("L") would clip: nearly everything would be white
+        raise ValueError(
+            f"cannot save mode {im.mode} as MCQ, which has 8 bits a sample: make it 8 bits first, of 16 for example "
+            "with Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))"
+        )
     lossless = codec.check_lossless(options.get("lossless"))
     if lossless and im.mode not in EXACT_MODES:
         raise ValueError(

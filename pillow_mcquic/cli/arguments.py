@@ -63,6 +63,11 @@ def add_lossless(command: argparse._ActionsContainer) -> None:
     command.add_argument("--lossless", action="store_true", help="keep every pixel instead")
 
 
+def add_scale_16(command: argparse._ActionsContainer) -> None:
+    """Add `--scale-16`."""
+    command.add_argument("--scale-16", action="store_true", help="take pictures of 16 bits a sample, as 8 bits")
+
+
 def add_effort(command: argparse.ArgumentParser) -> None:
     """Add `--effort`."""
     command.add_argument(

@@ -15,6 +15,7 @@ from .arguments import (
     UsageError,
     add_overwrite,
     add_quality,
+    add_scale_16,
     check_output,
     check_quality,
     quality_or_lossless,
@@ -30,6 +31,7 @@ def add_commands(commands: Commands) -> None:
     settings = "qualities, or lossless; default 2 4 6"
     add_quality(command, nargs="+", type=quality_or_lossless, default=[2, 4, 6], help=settings)
     command.add_argument("-o", "--out", required=True, help="the page, .html")
+    add_scale_16(command)
     add_overwrite(command)
     command.set_defaults(run=compare_command)
 
@@ -46,7 +48,7 @@ def compare_command(args: argparse.Namespace) -> int:
             compare.named(name)
     check_quality(*args.quality)
     with files.open_picture(args.image) as image:
-        original = image.convert("RGB")
+        original = files.eight_bits(image, scale=args.scale_16).convert("RGB")
     groups = {describe(quality): compare.versions(original, quality, against) for quality in args.quality}
     name = Path(args.image).name
     text = compare.page(name, [compare.viewed(name, np.asarray(original), groups)])

@@ -21,6 +21,7 @@ from .arguments import (
     add_lossless,
     add_overwrite,
     add_quality,
+    add_scale_16,
     check_output,
     check_quality,
 )
@@ -45,6 +46,7 @@ def add_commands(commands: Commands) -> None:
     size.add_argument("--max-bytes", type=int, help="best quality whose file is no larger")
     add_lossless(size)
     add_effort(encode)
+    add_scale_16(encode)
     decode.add_argument("--format", default="png", help="file suffix to decode to, default png")
 
     trial = commands.add_parser("try", help="encode and decode one picture and print what it cost")
@@ -53,6 +55,7 @@ def add_commands(commands: Commands) -> None:
     add_quality(kind)
     add_lossless(kind)
     add_effort(trial)
+    add_scale_16(trial)
     trial.add_argument("-o", "--out", help="write the decoded picture here, and the .mcq file beside it")
     add_overwrite(trial)
     trial.set_defaults(run=try_command)
@@ -66,7 +69,8 @@ def encode_command(args: argparse.Namespace) -> int:
 
     def work(source: Path, target: Path, say: Say) -> int:
         with files.open_picture(source) as image:
-            return write_whole(target, files.to_mcq(image, say, **options), args.overwrite)
+            picture = files.eight_bits(image, scale=args.scale_16)
+            return write_whole(target, files.to_mcq(picture, say, **options), args.overwrite)
 
     return run_jobs(make_jobs(args, files.readable_suffixes() - {".mcq"}, ".mcq"), work, args, "encoded")
 
@@ -97,7 +101,7 @@ def try_command(args: argparse.Namespace) -> int:
         check_output(Path(args.image), target, args.overwrite)
     check_quality(args.quality)
     with files.open_picture(args.image) as image:
-        original = image.convert("RGB")
+        original = files.eight_bits(image, scale=args.scale_16).convert("RGB")
     data = io.BytesIO()
     if not args.lossless:
         args.quality = float(DEFAULT) if args.quality is None else args.quality

@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..plugin import DEEP_MODES
 from . import metadata
 
 # formats that are one picture whatever their number of frames: camera JPEGs with a preview or gain map, and layers
@@ -42,6 +44,23 @@ def writable_format(suffix: str) -> str | None:
     """Pillow's name of the format to decode to that has a suffix; None when there is none."""
     format = Image.registered_extensions().get(suffix)
     return format if format in Image.SAVE and format != "MCQ" else None
+
+
+def eight_bits(image: Image.Image, *, scale: bool) -> Image.Image:
+    """A picture of 8 bits a sample: the one given, or if `scale` one of 16 bits divided by 257.
+
+    Raises ValueError for more than 8 bits otherwise, and for values that are not of 16 bits.
+    """
+    if image.mode not in DEEP_MODES:
+        return image
+    if not scale:
+        raise ValueError(f"has {image.mode} samples, .mcq files have 8 bits: --scale-16 makes 16 bits 8")
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"has samples from {values.min():g} to {values.max():g}, --scale-16 is for 0 to 65535")
+    scaled = Image.fromarray((values / 257).round().astype(np.uint8))
+    scaled.info, scaled.format = image.info, image.format
+    return scaled
 
 
 def to_mcq(image: Image.Image, say: metadata.Say, **options: Any) -> bytes:

@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 from ..atomic_write import write_whole
-from .arguments import Commands, UsageError, add_effort, add_lossless, add_overwrite, add_quality, values_checked
+from .arguments import (
+    Commands,
+    UsageError,
+    add_effort,
+    add_lossless,
+    add_overwrite,
+    add_quality,
+    add_scale_16,
+    values_checked,
+)
 
 NEEDED = ("fsspec", "pebble", "tqdm")  # of the extra "transcode"
 
@@ -27,6 +36,7 @@ def add_commands(commands: Commands) -> None:
     size.add_argument("--bpp", type=float, help="bits per pixel of every file")
     size.add_argument("--min-ssimulacra2", type=float, metavar="X", help="lowest quality with that score, per image")
     add_effort(command)
+    add_scale_16(command)
     command.add_argument("--score", choices=("psnr", "ssimulacra2", "none"), help="how new files are checked (psnr)")
     command.add_argument("--workers", type=int, help="default: one for each core, or one where a GPU works")
     command.add_argument("--engine", choices=("processes", "ray"), default="processes", help="ray: actors of Ray Data")
@@ -62,6 +72,7 @@ def transcode_command(args: argparse.Namespace) -> int:
             effort=args.effort,
             score=score,
             overwrite=args.overwrite,
+            scale_16=args.scale_16,
         )
     if args.manifest:
         record = Path(args.manifest)

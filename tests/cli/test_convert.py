@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -131,3 +132,23 @@ def test_try_lossless(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "150x101, lossless" in printed
     assert "PSNR inf dB" in printed
+
+
+@pytest.mark.parametrize("command", ["encode", "try", "compare", "transcode"])
+def test_16_bits_are_refused_or_scaled(command: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    ramp = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
+    source = tmp_path / "in" / "deep.png"
+    Image.fromarray(ramp).save(source)
+    arguments = {
+        "encode": [str(source), "-o", str(tmp_path / "deep.mcq"), "-q", "8"],
+        "try": [str(source), "-o", str(tmp_path / "deep.png"), "-q", "8"],
+        "compare": [str(source), "-o", str(tmp_path / "deep.html"), "--against", "webp", "-q", "8"],
+        "transcode": [str(tmp_path / "in"), str(tmp_path), "-q", "8", "--workers", "1", "--overwrite"],
+    }[command]
+    assert cli.main([command, *arguments]) == 1
+    assert not list(tmp_path.glob("deep.*"))
+    assert cli.main([command, *arguments, "--scale-16"]) == 0
+    for path in tmp_path.glob("deep.mcq"):
+        with Image.open(path) as image:
+            assert abs(np.asarray(image.convert("L")) - ramp / 257).mean() < 2

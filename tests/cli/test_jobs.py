@@ -36,7 +36,7 @@ def test_a_failure_is_counted_and_the_rest_is_done(
     assert "encoded 2 of 4 files" in printed.out
     assert "2 failed" in printed.out
     assert "broken.png" in printed.err
-    assert "cannot save mode I;16" in printed.err
+    assert "has I;16 samples, .mcq files have 8 bits: --scale-16" in printed.err
     assert sorted(p.name for p in out.rglob("*") if p.is_file()) == ["a.mcq", "b.mcq"]
 
 

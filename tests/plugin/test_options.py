@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,3 +92,14 @@ def test_save_all_with_more_frames_is_refused(tmp_path: Path, small: Image.Image
     with pytest.raises(ValueError, match="one image, got 2 frames"):
         small.save(path, save_all=True, append_images=[small])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}])
+def test_what_is_advised_for_16_bits_keeps_the_picture(options: dict[str, Any]) -> None:
+    """`convert("RGB")` would clip it."""
+    ramp = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
+    image = Image.fromarray(ramp)
+    with pytest.raises(ValueError, match="8 bits a sample") as error:
+        to_bytes(image, **options)
+    advised = eval(str(error.value).partition("with ")[2], {"Image": Image, "np": np, "image": image})
+    assert np.array_equal(np.asarray(advised), (ramp / 257).round())

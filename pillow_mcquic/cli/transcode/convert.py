@@ -40,8 +40,9 @@ def _convert(settings: Settings, task: Task) -> Outcome:
     with source(io.BytesIO(data)) as image:
         pixels = image.width * image.height
         if settings.suffix == ".mcq":
-            made = _encode(settings, image, left_out.append)
-            quality, score = measure(image, made, settings.score)
+            picture = files.eight_bits(image, scale=settings.scale_16)
+            made = _encode(settings, picture, left_out.append)
+            quality, score = measure(picture, made, settings.score)
         else:
             format = files.writable_format(settings.suffix)
             assert format is not None

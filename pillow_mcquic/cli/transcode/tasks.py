@@ -31,6 +31,7 @@ class Settings:
     effort: int = codec.EFFORT_DEFAULT
     score: str = "psnr"
     overwrite: bool = False
+    scale_16: bool = False  # whether pictures of 16 bits are taken, as 8 bits
 
     def __post_init__(self) -> None:
         given = [n for n in ("quality", "bpp", "min_ssimulacra2") if getattr(self, n) is not None]
