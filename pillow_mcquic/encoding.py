@@ -177,7 +177,7 @@ def search(
             tried[exact, steps] = data
         return data
 
-    for exact in (True, False) if _worth_a_try(images, picture) else (False,):
+    for exact in (True, False) if _worth_a_try(images, picture) else (True,):
         start = FIRST_TRY.steps
         if wanted:  # what is quick to try tells where the slow search begins
             quick = functools.partial(make, iterations=0, exact=exact)
