@@ -106,7 +106,7 @@ def main() -> None:
             with mock.patch.multiple(picture_module, LARGE=0, TILE_SIDE=256):
                 data = to_bytes(picture, **options)
         elif name == "escapes":
-            with mock.patch.object(exact_choice, "worth_a_try", return_value=False):
+            with mock.patch.object(exact_choice, "_unlike_photos", return_value=0.0):
                 data = to_bytes(picture, **options)
         else:
             data = to_bytes(picture, **options)

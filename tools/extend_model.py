@@ -21,6 +21,8 @@ import numpy as np
 from pillow_mcquic.bitstream.coding_order import Bank
 from pillow_mcquic.bitstream.tables import normalise_counts, pack_counts
 from pillow_mcquic.engine.bundle import (
+    ESCAPE_TABLES,
+    TABLES,
     Arrays,
     DecoderBundle,
     EncoderBundle,
@@ -83,7 +85,7 @@ def main() -> None:
 
     arrays, encoder_arrays = longer(decoder.arrays), longer(encoder.arrays)
     prior = {
-        export.ESCAPE_TABLES.format(number): np.tile(export.ESCAPE_PRIOR, (config.classes, 1))
+        ESCAPE_TABLES.format(number): np.tile(export.ESCAPE_PRIOR, (config.classes, 1))
         for number in range(len(config.banks))
     }
     arrays |= {name: pack_counts(normalise_counts(table)) for name, table in prior.items()}
@@ -91,7 +93,7 @@ def main() -> None:
     deployed = Encoder(EncoderBundle(bundle, dump_config(of_encoder), encoder_arrays), Device.choose("cpu"))
     shapes = {name: table.shape for name, table in prior.items()}
     for number, bank in enumerate(bundle.tables):
-        shapes |= {f"tables.{number}.{stage}": tables.counts.shape for stage, tables in enumerate(bank.stages)}
+        shapes |= {f"{TABLES}{number}.{stage}": tables.counts.shape for stage, tables in enumerate(bank.stages)}
     counter = export.TableCounter(shapes)
     photos, rng = data.load_photos(str(args.photos), 512) if args.crops else [], np.random.default_rng(0)
     for done in range(args.crops):

@@ -11,7 +11,7 @@ entry for each bank:
 
 Codewords end somewhere.  A vector that lies far beyond *escapes*: its step is that of the last class, doubled `escape`
 times, 1 to 8, and its tables are those of the last class.  In "classes" it has its own class + `escape` * the number of
-classes.  Of photographs few do, and none below quality 9; of fine black and white lines many.
+classes.  Of photographs few do, up to quality 8 hardly any; of fine black and white lines many.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def next_context(context: Array, codes: Any) -> Array:
     """
     following: Array = context | (codes != 0)
     return following
+
+
+def of_tables(classes: Array, count: int) -> Array:
+    """Classes with escapes -> those, of `count`, whose tables code the codes: the last where a vector escapes."""
+    found: Array = classes.clip(max=count - 1)
+    return found
 
 
 class StageOrder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .coding_order import next_context
+from .coding_order import next_context, of_tables
 from .range_coder import RangeDecoder, RangeEncoder
 from .tables import ESCAPE_CHANCE, BankTables, StageTables, flag
 
@@ -32,7 +32,7 @@ class Encoder:
             escapes, own = np.divmod(classes, np.uint8(tables.classes))
             nothing = np.zeros((1, own.size), np.bool_)
             self._write(escapes.astype(np.int16), own.reshape(1, -1), nothing, tables.escapes)
-            classes = escaped(own, escapes, tables.classes)
+            classes = of_tables(classes, tables.classes)
         context = np.zeros(classes.shape, np.bool_)
         for stage, own_tables in enumerate(tables.stages):
             self._write(codes[:, stage], classes, context, own_tables)
@@ -76,7 +76,7 @@ class Decoder:
                 self._read(classes.reshape(1, -1), nothing, tables.escapes).reshape(classes.shape).astype(np.uint8)
             )
             found = classes + escapes * np.uint8(tables.classes)
-            classes = escaped(classes, escapes, tables.classes)
+            classes = of_tables(found, tables.classes)
         codes = np.empty((tables.groups, len(tables.stages), classes.shape[1]), np.int16)
         context = np.zeros(classes.shape, np.bool_)
         for stage, own_tables in enumerate(tables.stages):
@@ -100,8 +100,3 @@ class Decoder:
     def finish(self) -> None:
         """Raise DamagedStreamError unless the stream ends here."""
         self._coder.finish()
-
-
-def escaped(classes: Classes, escapes: NDArray[np.uint8], count: int) -> Classes:
-    """Classes, of `count`, whose tables code the codes: the last where a vector escapes."""
-    return np.where(escapes > 0, np.uint8(count - 1), classes)

@@ -72,8 +72,9 @@ def to_mcq(image: Image.Image, say: metadata.Say, **options: Any) -> bytes:
     if frames > 1 and image.format not in ONE_PICTURE:
         raise ValueError(f"has {frames} frames, an .mcq file holds one")
     image.load()  # only then is all metadata there, and a turned TIFF without the tag that says so
+    carried = metadata.for_mcq(metadata.of_picture(image, say, as_stored=True), say)
     file = io.BytesIO()
-    image.save(file, "MCQ", **{**_for_mcq(image, say), **options})
+    image.save(file, "MCQ", **{**carried, **options})
     return file.getvalue()
 
 
@@ -81,7 +82,3 @@ def from_mcq(image: Image.Image, format: str, say: metadata.Say) -> bytes:
     """The file of an opened `.mcq` in another format, with its metadata; say: is told what was left out."""
     image.load()
     return metadata.write(image, format, metadata.of_picture(image, say, as_stored=False), say)
-
-
-def _for_mcq(image: Image.Image, say: metadata.Say) -> metadata.Options:
-    return metadata.for_mcq(metadata.of_picture(image, say, as_stored=True), say)

@@ -88,11 +88,10 @@ def write(image: Image.Image, format: str, options: Options, say: Say) -> bytes:
 
     Raises OSError or ValueError when the format cannot hold the pixels.
     """
-    kept = {}
+    kept, small = {}, Image.new(image.mode, (16, 16))
     image = image.copy()
     image.info.clear()  # where writers would look for more
     for name, value in options.items():
-        small = Image.new(image.mode, (16, 16))
         try:
             _check(_saved(small, format, {name: value}), small, format)
             kept[name] = value

@@ -35,6 +35,7 @@ from . import forks
 
 Arrays = dict[str, NDArray[Any]]
 ENTROPY_MODEL, TABLES, PREVIEWS = "entropy_model.", "tables.", "previews."
+ESCAPE_TABLES = TABLES + "{}.escapes"  # of a bank
 DIGEST_BYTES = 4
 
 
@@ -80,7 +81,7 @@ class DecoderBundle:
         self.tables = [
             BankTables(
                 [unpack_counts(arrays[f"{TABLES}{number}.{stage}"]) for stage in range(len(bank.stages))],
-                unpack_counts(arrays[f"{TABLES}{number}.escapes"]),
+                unpack_counts(arrays[ESCAPE_TABLES.format(number)]),
             )
             for number, bank in enumerate(self.config.banks)
         ]

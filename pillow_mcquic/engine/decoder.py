@@ -89,10 +89,10 @@ class Decoder:
             classes, tables = state.classes(number), self.bundle.tables[number]
             of_pictures = list(classes.flatten(2).cpu().numpy())
             found = [decoder.read(own, tables) for decoder, own in zip(decoders, of_pictures, strict=True)]
-            own_codes = np.stack([own for own, _ in found])
-            codes = torch.from_numpy(own_codes).unflatten(3, classes.shape[2:]).to(device)  # type: ignore[no-untyped-call]
-            if any(with_escapes is not own for (_, with_escapes), own in zip(found, of_pictures, strict=True)):
-                with_escapes = np.stack([own for _, own in found])
+            stacked = np.stack([codes for codes, _ in found])
+            codes = torch.from_numpy(stacked).unflatten(3, classes.shape[2:]).to(device)  # type: ignore[no-untyped-call]
+            if any(after is not before for (_, after), before in zip(found, of_pictures, strict=True)):
+                with_escapes = np.stack([after for _, after in found])
                 classes = torch.from_numpy(with_escapes).view(classes.shape).to(device)
             coded.codes.append(codes)
             coded.classes.append(classes)

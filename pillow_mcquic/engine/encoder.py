@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bitstream import entropy
-from ..bitstream.coding_order import ESCAPES
+from ..bitstream.coding_order import of_tables
 from ..bitstream.grids import SQUARE, Box, grids_of
-from ..model.codeword_search import of_tables
 from ..model.coding_state import CodingState
 from ..model.distortion import ANCHORS
 from ..model.inversion import Inversion
@@ -155,7 +154,7 @@ class Encoder:
             codes = coded.codes[number][0].transpose(0, 1).flatten(2).long()
             classes, search = coded.classes[number][0].flatten(1).long(), self.searches[number]
             bits = Rates(search.bits, group_of(classes), of_tables(classes, search.classes)).total(codes.unbind(0))
-            bits += search.escape_bits.flatten()[classes % search.classes * (ESCAPES + 1) + classes // search.classes]
+            bits += search.escape_bits[classes % search.classes, classes // search.classes]
             side, own = 2 ** (bank.level - 1), bits.sum(0).view(coded.codes[number].shape[3:])
             shares = own.repeat_interleave(side, 0).repeat_interleave(side, 1) / side**2
             total += shares[: total.shape[0], : total.shape[1]]

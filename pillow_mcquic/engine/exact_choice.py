@@ -62,14 +62,18 @@ class Choice:
 
 def worth_a_try(image: Tensor, quality: Quality) -> bool:
     """Whether a picture (3, H, W) uint8 may have squares that are better exact; up to quality 8 photos seldom do."""
-    if not vp8l.available():
-        return False
-    share = _unlike_photos(image)
+    return _enough(_unlike_photos(image), quality)
+
+
+def _enough(share: float, quality: Quality) -> bool:
+    """Whether a share of squares that look drawn is worth a try."""
     return share >= TRY_SHARE or (share > 0 and float(quality) > ANCHORS[1])
 
 
 def _unlike_photos(image: Tensor) -> float:
-    """The share of squares of a picture (3, H, W) uint8 that look drawn, or wilder than any photo."""
+    """The share of squares of a picture (3, H, W) uint8 that look drawn, or wilder than any photo; 0 without WebP."""
+    if not vp8l.available():
+        return 0.0
     repeated, step = _neighbours(image)
     few, edges = _per_square(~repeated) <= FEW_NEW_PIXELS, _per_square(step > EDGE) >= EDGE_PIXELS
     wild = _per_square(step) > WILD * SQUARE**2
@@ -126,10 +130,11 @@ def choose(encoder: Encoder, image: Tensor, coded: Coded, quality: Quality) -> C
     coded : of a try without exact squares.
     quality : of that try.
     """
-    if not worth_a_try(image[0], quality):
+    share = _unlike_photos(image[0])
+    if not _enough(share, quality):
         return None
     search = _Search(encoder, image, coded, quality)
-    return search.run() if _unlike_photos(image[0]) >= TRY_SHARE else search.rescue()
+    return search.run() if share >= TRY_SHARE else search.rescue()
 
 
 @dataclasses.dataclass(frozen=True)

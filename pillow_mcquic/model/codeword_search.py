@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..bitstream.coding_order import ESCAPES, next_context
+from ..bitstream.coding_order import ESCAPES, next_context, of_tables
 from .codebooks import Codebooks
 from .expectation import expected_gradient
 from .nearest import gather_flat, group_of, lookup, nearest, prunes, take
@@ -85,11 +85,6 @@ def _greedy(
     codes.append(last(rest, rates.table(final, context), rates))
     error = (rest - lookup(codewords[final], rates.group, codes[final])).square().sum(-1)
     return codes, error + last.error_per_bit * (bits + rates.of(final, context, codes[final]))
-
-
-def of_tables(classes: Tensor, count: int) -> Tensor:
-    """Classes with escapes -> those, of `count`, whose tables code the codes."""
-    return classes.clamp(max=count - 1)
 
 
 @dataclasses.dataclass

@@ -22,8 +22,7 @@ def decode(data: bytes, scale: int = 1) -> NDArray[np.uint8]:
     parsed = file.read(data)
     header = parsed.header
     channels = len(header.mode) - header.mode.endswith("A")
-    out = np.zeros((header.height, header.width, len(header.mode)), np.uint8)
-    small = out[::scale, ::scale].copy()
+    out = np.zeros((-(-header.height // scale), -(-header.width // scale), len(header.mode)), np.uint8)
     # codes of tiles that are exact as a whole are there for the pixels of others
     learned = np.zeros(()) if all(tile.whole for tile in parsed.tiles) else _learned(parsed, scale)
     for (left, top, right, bottom), tile in zip(header.boxes, parsed.tiles, strict=True):
@@ -31,17 +30,17 @@ def decode(data: bytes, scale: int = 1) -> NDArray[np.uint8]:
         place = slice(top // scale, -(-bottom // scale)), slice(left // scale, -(-right // scale))
         if tile.whole:
             pixels = exact.of_mode(exact.vp8l(tile.parts["X"], width, height), header.mode)
-            small[place] = exact.reduced(pixels, scale)
+            out[place] = exact.reduced(pixels, scale)
             continue
-        small[place][..., :channels] = learned[place]
+        out[place][..., :channels] = learned[place]
         if "X" in tile.parts:
             pixels = np.zeros((height, width, channels), np.uint8)
             shown = exact.put(tile.parts["X"], pixels, header.mode.removesuffix("A"))[::scale, ::scale]
-            small[place][..., :channels][shown] = exact.reduced(pixels, scale)[shown]
+            out[place][..., :channels][shown] = exact.reduced(pixels, scale)[shown]
         if "A" in tile.parts:
             plane = file.alpha(tile.parts["A"], width, height)[..., None]
-            small[place][..., channels:] = exact.reduced(plane, scale)
-    return small[..., 0] if len(header.mode) == 1 else small
+            out[place][..., channels:] = exact.reduced(plane, scale)
+    return out[..., 0] if len(header.mode) == 1 else out
 
 
 def _learned(parsed: file.File, scale: int) -> NDArray[np.uint8]:

@@ -93,7 +93,7 @@ def read_header(data: Bytes) -> Header:
     if data.data[:8] != MAGIC:
         raise NotMcqError("not an .mcq file")
     data.take(8)
-    version, mode = data.take(1)[0], 0
+    version = data.take(1)[0]
     if version >> 4 != 1:
         raise BadFileError(f"this .mcq file has format {version >> 4}.{version & 15}; upgrade pillow_mcquic")
     mode = data.take(1)[0]

@@ -15,11 +15,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..bitstream.coding_order import ESCAPES, next_context
+from ..bitstream.coding_order import ESCAPES, next_context, of_tables
 from ..bitstream.range_coder import TOTAL_BITS
 from ..bitstream.tables import normalise_counts, pack_counts, unpack_counts
 from ..bitstream.tiles import MAX_SQUARES_PER_BYTE
-from ..engine.bundle import ENTROPY_MODEL, PREVIEWS, TABLES, Arrays, DecoderBundle, EncoderBundle, dump_config, save
+from ..engine.bundle import (
+    ENTROPY_MODEL,
+    ESCAPE_TABLES,
+    PREVIEWS,
+    TABLES,
+    Arrays,
+    DecoderBundle,
+    EncoderBundle,
+    dump_config,
+    save,
+)
 from ..engine.decoder import Coded
 from ..engine.device import Device
 from ..engine.encoder import Encoder
@@ -34,7 +44,6 @@ from .objective import Objective
 from .settings import Settings
 from .validation import validate
 
-ESCAPE_TABLES = TABLES + "{}.escapes"
 ESCAPE_PRIOR = np.append(1 - 1e-5, 1e-5 * 0.5 ** np.arange(1, ESCAPES + 1))  # training has no escapes
 PRIOR_WEIGHT = 200.0  # observations that the learned table of a class counts for
 COUNT_CROP = 512
@@ -81,7 +90,7 @@ class TableCounter:
             of_escapes = self.counts[ESCAPE_TABLES.format(number)]
             escapes, plain = np.divmod(own_classes, len(of_escapes))
             np.add.at(of_escapes, (plain, escapes), 1)
-            own_classes = np.where(escapes > 0, len(of_escapes) - 1, plain)
+            own_classes = of_tables(own_classes, len(of_escapes))
             for group in range(len(flat)):
                 context = np.zeros(flat.shape[2], np.bool_)
                 for stage in range(flat.shape[1]):
